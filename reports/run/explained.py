@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,10 +102,18 @@ def rows_to_explain(run: Run, arrays: OofArrays | None = None) -> np.ndarray:
     return order[(np.arange(len(order)) < MOST_MISTAKES) | np.isin(order, worst)]
 
 
-def explanations_of(run: Run) -> Explanations | None:
+def explanations_of(run: Run, shown: Collection[str] | None = None) -> Explanations | None:
     """Return the explanations in a run folder that fit the run, or None if it has none.
 
     Damaged or outdated ones are not shown; `note` says so then.
+
+    Parameters
+    ----------
+    run
+        The run.
+    shown
+        Names of the images that the page has thumbnails of, as a map is drawn over one. Default:
+        all.
     """
     try:
         info = read_explain(run.path)
@@ -120,13 +128,13 @@ def explanations_of(run: Run) -> Explanations | None:
             " makes it again."
         )
         return Explanations({}, "", HINT, note)
-    maps = _maps_by_row(run, info)
+    maps = _maps_by_row(run, info, shown)
     num = len(info["maps"])
     note = f"Of {counted(num, 'mistake')}, the opened image shows where the model looked."
     if len(maps) < num:
         note = (
-            f"Of {len(maps):,} mistakes, the opened image shows where the model looked (of {num:,}"
-            f" in {EXPLAIN}, up to {EMBED_BYTES / 1e6:g} MB)."
+            f"Of {counted(len(maps), 'mistake')}, the opened image shows where the model looked (of"
+            f" {num:,} in {EXPLAIN}: those with a thumbnail, up to {EMBED_BYTES / 1e6:g} MB)."
         )
     method = METHODS[info["method"]].format(
         layer=(info["layer"] or "").removeprefix("backbone."), captum=info["captum"]
@@ -136,8 +144,10 @@ def explanations_of(run: Run) -> Explanations | None:
     return Explanations(maps, method[:1].upper() + method[1:] + ".", HINT, note)
 
 
-def _maps_by_row(run: Run, info: ExplainInfo) -> dict[int, tuple[Heat, Heat]]:
-    """Return the maps of rows of the run, in the order of the file, up to EMBED_BYTES."""
+def _maps_by_row(
+    run: Run, info: ExplainInfo, shown: Collection[str] | None
+) -> dict[int, tuple[Heat, Heat]]:
+    """Return the maps of rows with shown images, in the order of the file, up to EMBED_BYTES."""
     arrays = oof_arrays(run)
     label_N = arrays.rows.label_N
     predicted_N = arrays.proba_NC.argmax(axis=1)
@@ -146,6 +156,8 @@ def _maps_by_row(run: Run, info: ExplainInfo) -> dict[int, tuple[Heat, Heat]]:
     found: dict[int, tuple[Heat, Heat]] = {}
     used = 0
     for one in info["maps"]:
+        if shown is not None and one["image_id"] not in shown:
+            continue
         row = row_of.get((one["image_id"], one["repeat"]))
         given = (one["predicted"]["label"], one["true"]["label"])
         # The file may be of another program, or was changed by hand.

@@ -86,13 +86,14 @@ def _page(run: Run, report: Mapping[str, Any]) -> str:
     names = [name for one in findings for name in one["image_ids"]]
     named_N = np.flatnonzero(np.isin(ids_N, [*names, *image_ids(report["sections"])]))
     order = rows_by_interest(arrays.rows.label_N, arrays.proba_NC, [*worst, *named_N])
+    images = gallery_images_of(run, ids_N[order])
     return report_page(
         report,
         shown,
-        gallery_images_of(run, ids_N[order]),
+        images,
         attributes=run.attributes,
         steps=next_steps(report, run.path),
-        explained=explanations_of(run),
+        explained=explanations_of(run, images.thumbnails),
     )
 
 

@@ -123,6 +123,14 @@ def test_a_page_has_no_more_maps_than_fit(tmp_path, monkeypatch):
     whole = explanations_of(run)
     assert len(whole.maps) == len(rows) == 12
     assert "of the models of other" in whole.method
+    # The script of the page draws a map over a thumbnail only, so others are not counted.
+    names = run.oof["image_id"][rows[[1, 4]]].tolist()
+    seen = explanations_of(run, {*names, "another"})
+    assert list(seen.maps) == rows[[1, 4]].tolist()
+    assert seen.note.startswith("Of 2 mistakes, the opened image shows")
+    assert "of 12 in explain.json: those with a thumbnail" in seen.note
+    assert explanations_of(run, {}).note.startswith("Of 0 mistakes")
+    assert explanations_of(run, {}).data is None
     size = sum(len(heat.uri) for heat in whole.maps[rows[0]])
     monkeypatch.setattr(explained, "EMBED_BYTES", 5 * size)
     few = explanations_of(run)
