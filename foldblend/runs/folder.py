@@ -88,11 +88,10 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; raise UserError if it is absent or not valid JSON."""
-    return read_json_file(
-        path, cure="remove the run folder and run again", absent="is this a run folder?"
-    )
+def read_json(path: Path, *, cure: str = "") -> Any:
+    """Read a JSON file; raise UserError, with the cure, if it is absent or not valid JSON."""
+    cure = cure or "remove the run folder and run again"
+    return read_json_file(path, cure=cure, absent="is this a run folder?")
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

@@ -59,7 +59,7 @@ def read_checked(
         If it cannot be read, or is not such content.
     """
     try:
-        value = read_json(file)
+        value = read_json(file, cure=cure)
     except UserError as error:
         raise BrokenRun(error, folder) from None
     wrong = check_of(hint)(value, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 from collections.abc import Iterable, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 import pandas as pd
 
 from foldblend.cli import Say
-from foldblend.errors import UserError, counted
+from foldblend.errors import UserError, counted, in_a_line, listed
 from foldblend.files import is_file
 from foldblend.plugins import parse_parts
 from foldblend.progress import Task, lines_to, write
@@ -36,10 +37,16 @@ EXTRA = "pip install 'foldblend[explain]' installs it"
 
 
 def _version() -> str:
-    """Return the version of Captum; raise UserError if it is not installed."""
+    """Return the version of Captum; raise UserError if it is not installed or cannot be used."""
     if importlib.util.find_spec("captum") is None:
         raise UserError(f"--explain: captum is not installed; {EXTRA}")
-    return importlib.metadata.version("captum")
+    try:
+        importlib.import_module("captum.attr")
+        return importlib.metadata.version("captum")
+    # A damaged installation may raise anything when it is imported.
+    except Exception as error:
+        why = in_a_line(error)
+        raise UserError(f"--explain: captum cannot be imported: {why}; {EXTRA}") from None
 
 
 @threads_restored()
@@ -193,4 +200,10 @@ def _images(run: Run, mistakes: Sequence[Mistake]) -> pd.DataFrame:
         )
     table = run.table("pictures")
     table = table[table["part"] == "train"].set_index("image_id")
-    return table.loc[[*dict.fromkeys(one.image_id for one in mistakes)]]
+    wanted = [*dict.fromkeys(one.image_id for one in mistakes)]
+    absent = [name for name in wanted if name not in table.index]
+    if absent:
+        raise UserError(
+            f"{run.path / PICTURES}: lacks {listed(absent)}; run the same command again"
+        )
+    return table.loc[wanted]

@@ -133,10 +133,7 @@ def reading_of(run: Run) -> dict[str, Any]:
     for _ in range(MOST_LEVELS + 2):
         if run.info["kind"] == "cv":
             break
-        if run.info["kind"] == "tta":
-            run = origin_run(run)
-        else:
-            run = member_runs(run)[0]
+        run = origin_run(run) if run.info["kind"] == "tta" else member_runs(run)[0]
     run.check_unchanged("config.yaml")
     return {str(name): value for name, value in run.settings.items() if name in READING}
 
@@ -253,7 +250,7 @@ def _member(run: Run, name: str, recorded: Path | None, oof: str, *, blend: bool
     what = "member of the blend" if blend else "run it was made from"
     if not there:
         raise UserError(
-            f"{places[0]}: this {what} {run.path} is gone; restore it, or pass a file of"
+            f"{places[0]}: is gone; restore it, as {run.path} was made from it, or pass a file of"
             " export_model.py, which has everything"
         )
     for one in there:

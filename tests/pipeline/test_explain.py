@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pandas as pd
@@ -324,6 +325,9 @@ def test_damaged_maps_are_not_shown_and_made_again(beta, damage):
     shown = explanations_of(beta)
     assert not shown.maps
     assert EXPLAIN in shown.note
+    # The cure is about this file, not about the run.
+    assert "--explain makes it again" in shown.note
+    assert "remove the run folder" not in shown.note
     lines = []
     fb.explain(beta.path, say=lines.append)
     assert any(EXPLAIN in line and "again" in line for line in lines[:-1])
@@ -357,6 +361,23 @@ def test_a_run_whose_images_are_gone_names_one(beta):
     with pytest.raises(UserError, match="/nowhere/") as error:
         fb.explain(beta.path, say=quiet)
     assert "--on-bad-image" not in str(error.value)
+
+
+def test_a_table_of_images_that_lacks_one_names_it(beta):
+    table = beta.table("pictures")
+    gone = beta.oof["image_id"].iloc[rows_to_explain(beta)[0]]
+    table[table["image_id"] != gone].to_parquet(beta.path / "pictures.parquet", index=False)
+    rehash(beta.path / "pictures.parquet")
+    with pytest.raises(UserError, match="pictures") as error:
+        fb.explain(beta.path, say=quiet)
+    assert gone in str(error.value)
+
+
+def test_a_damaged_captum_is_one_line(beta, monkeypatch):
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    with pytest.raises(UserError, match="captum cannot be imported: ModuleNotFoundError") as error:
+        fb.explain(beta.path, say=quiet)
+    assert "foldblend[explain]" in str(error.value)
 
 
 def test_an_import_has_no_models(beta, tmp_path):
