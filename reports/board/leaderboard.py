@@ -18,7 +18,7 @@ from foldblend.runs.run import Run
 from foldblend.scores.bootstrap import num_resamples_of
 from foldblend.scores.by_group import GROUP, IMAGE, check_one_label
 from foldblend.scores.group_scores import BothScores, both_scores
-from foldblend.scores.metrics import MEAN_COST, METRICS, Metric, softmax
+from foldblend.scores.metrics import MEAN_COST, TITLES, Metric, softmax
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import Scored, score_prediction
 from foldblend.words import plural
@@ -302,11 +302,12 @@ def leaderboard(
     several = [runs] if isinstance(runs, (str, Path, Run)) else runs
     found = [one if isinstance(one, Run) else finished_run(one) for one in several]
     require(bool(found) or running is not None, "no runs to compare; pass folders of finished runs")
-    chosen = (
-        metric_to_rank_by(found, metric, score_by, group_pool)
-        if found
-        else METRICS.get(metric or "f1_macro", METRICS["f1_macro"])
-    )
+    # Costs of errors are those of a finished blend; without one, nothing is ranked by them.
+    without_costs = not found and metric == MEAN_COST
+    if not found and score_by != GROUP:
+        # Unfinished runs have their own pools.
+        score_by, group_pool = IMAGE, None
+    chosen = metric_to_rank_by(found, None if without_costs else metric, score_by, group_pool)
     by_oof = {run.oof_hash: run for run in found}
     by_data: dict[tuple[object, ...], list[Run]] = {}
     for run in found:
@@ -322,10 +323,10 @@ def leaderboard(
             boards[index]["data"] = f"{name} ({names[: index + 1].count(name)})"
     return {
         "schema": SCHEMA,
-        "metric": chosen.name,
+        "metric": MEAN_COST if without_costs else chosen.name,
         "score_by": GROUP if chosen.pool else IMAGE,
-        "title": chosen.title,
-        "greater_is_better": chosen.greater_is_better,
+        "title": TITLES[MEAN_COST] if without_costs else chosen.title,
+        "greater_is_better": chosen.greater_is_better and not without_costs,
         "boards": boards,
         "skipped": [dict(one) for one in skipped],
         "running": [dict(one) for one in running or ()],

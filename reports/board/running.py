@@ -21,11 +21,12 @@ from foldblend.runs.run import Run
 from foldblend.runs.so_far import FoldSoFar, Stamp, folds_so_far, seconds_left, seconds_of_fold
 from foldblend.runs.so_far import stamp as stamp_of
 from foldblend.runs.tables import TableReader
-from foldblend.scores.metrics import softmax
+from foldblend.scores.metrics import Metric, softmax
 from foldblend.scores.rows import Rows
 from foldblend.scores.run_metric import metric_of
 from foldblend.scores.score import score_interval
 from reports.board.leaderboard import Cache
+from reports.board.metric import metric_to_rank_by
 from reports.text import printable
 
 __all__ = [
@@ -86,7 +87,15 @@ def running_stamp(path: Path) -> tuple[Stamp, bool]:
     return shown, is_in_use(path)
 
 
-def running_row(path: Path, *, now: float, cache: Cache | None = None) -> dict[str, Any]:
+def running_row(
+    path: Path,
+    *,
+    now: float,
+    cache: Cache | None = None,
+    metric: str | None = None,
+    score_by: str | None = None,
+    group_pool: str | None = None,
+) -> dict[str, Any]:
     """Return an unfinished run as plain data (``running`` in docs/leaderboard.schema.json).
 
     Parameters
@@ -97,6 +106,9 @@ def running_row(path: Path, *, now: float, cache: Cache | None = None) -> dict[s
         The time in seconds since 1970.
     cache
         Keeps scores between calls.
+    metric, score_by, group_pool
+        As of `reports.board.leaderboard.leaderboard`, for the score so far. If the run cannot be
+        scored so, it is by its own metric, and a problem of the row says so.
 
     Raises
     ------
@@ -114,14 +126,19 @@ def running_row(path: Path, *, now: float, cache: Cache | None = None) -> dict[s
     is_frozen = settings.get("finetune") == "head"
     epochs = None if is_frozen else _epochs(settings.get("epochs"))
     problems = [one.problem for one in folds if one.problem is not None]
+    own = metric_of(info)
+    try:
+        chosen = metric_to_rank_by([run], metric, score_by, group_pool)
+    except UserError as error:
+        chosen = own
+        problems.append(f"the score so far is {own.title}, as {str(error).partition('; ')[0]}")
     score = None
     try:
-        score = _score_so_far(path, info, folds, {} if cache is None else cache)
+        score = _score_so_far(path, info, folds, chosen, {} if cache is None else cache)
     except UserError as error:
         problems.append(str(error).replace(f"{path}/", "").partition("; ")[0])
     spent = [one.seconds for one in folds if one.seconds is not None]
     started = info.get("started")
-    metric = metric_of(info)
     return {
         "name": printable(run.name),
         "path": printable(path),
@@ -144,8 +161,8 @@ def running_row(path: Path, *, now: float, cache: Cache | None = None) -> dict[s
             }
             for one in folds
         ],
-        "metric": metric.name,
-        "title": metric.title,
+        "metric": own.name,
+        "title": own.title,
         "score": score,
         "optimistic": bool(info.get("optimistic", settings.get("select") == "best")),
         "leaks": bool(info.get("leaks", False)),
@@ -213,7 +230,7 @@ def _left(folds: Sequence[FoldSoFar], epochs: int | None, *, is_frozen: bool) ->
 
 
 def _score_so_far(
-    path: Path, info: RunInfo, folds: Sequence[FoldSoFar], cache: Cache
+    path: Path, info: RunInfo, folds: Sequence[FoldSoFar], metric: Metric, cache: Cache
 ) -> dict[str, Any] | None:
     """Return the score of the finished folds of one repeat, with its interval over groups.
 
@@ -235,18 +252,25 @@ def _score_so_far(
     key = (
         "so far",
         str(path),
+        metric,
         repeat,
         tuple((name, hashes.get(f"{name}.parquet")) for name in done),
     )
     if key not in cache:
-        cache[key] = _score(TableReader(path, info, hashes), info, [*done]) | {
+        reader = TableReader(path, info, hashes)
+        cache[key] = {
+            **_score(reader, info, [*done], metric),
             "num_folds": len(done),
             "repeat": repeat,
+            "metric": metric.name,
+            "title": metric.title,
         }
     return dict(cache[key])
 
 
-def _score(reader: TableReader, info: RunInfo, names: Sequence[str]) -> dict[str, Any]:
+def _score(
+    reader: TableReader, info: RunInfo, names: Sequence[str], metric: Metric
+) -> dict[str, Any]:
     table = pd.concat([reader.read(name) for name in names], ignore_index=True)
     if table["image_id"].duplicated().any():
         raise UserError("folds that are done have the same images; make the run again")
@@ -255,7 +279,7 @@ def _score(reader: TableReader, info: RunInfo, names: Sequence[str]) -> dict[str
     group_name = info["data"].get("group_name", "group")
     rows = Rows(label_N, group_N, repeat_N, fold_N, group_name)
     logits_NC = table[logit_columns(len(info["classes"]))].to_numpy()
-    found = score_interval(metric_of(info), rows, softmax(logits_NC)).as_dict()
+    found = score_interval(metric, rows, softmax(logits_NC)).as_dict()
     return {**found, "num_images": len(table)}
 
 
@@ -264,6 +288,6 @@ def about_score(row: Mapping[str, Any]) -> str:
     score = row["score"]
     repeat = f" of repeat {score['repeat']}" if row["num_repeats"] > 1 else ""
     return (
-        f"{row['title']} over {counted(score['num_images'], 'image')} of"
+        f"{score['title']} over {counted(score['num_images'], 'image')} of"
         f" {counted(score['num_folds'], 'finished fold')}{repeat}"
     )

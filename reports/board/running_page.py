@@ -144,14 +144,14 @@ def reloading(page: str, seconds: float) -> str:
 def with_alarm(page: str, problem: str | None) -> str:
     """Return a page that says below its title why it is of an earlier time, if there is a problem.
 
-    >>> "as of before: outputs: no such run" in with_alarm("<h1>half</h1>", "outputs: no such run")
+    >>> "not up to date: no such run" in with_alarm("<h1>half</h1>", "no such run")
     True
     """
     if problem is None:
         return page
     mark = "</h1>"
     assert mark in page
-    words = f"This page is as of before: {escape(problem)}"
+    words = f"This page is not up to date: {escape(problem)}"
     return page.replace(mark, f'{mark}\n<p class="alarm" role="status">{words}</p>', 1)
 
 

@@ -51,9 +51,12 @@ Publish = Callable[[Look], object]
 
 
 def find_running(
-    paths: Sequence[str | Path], *, now: float, memory: Memory | None = None
+    paths: Sequence[str | Path], *, now: float, memory: Memory | None = None, **options: Any
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Return the rows of the unfinished runs among paths, and why others have none, by path."""
+    """Return the rows of the unfinished runs among paths, and why others have none, by path.
+
+    `options` are those of `leaderboard`, for scores so far.
+    """
     memory = Memory() if memory is None else memory
     rows: dict[str, dict[str, Any]] = {}
     broken: dict[str, str] = {}
@@ -62,7 +65,7 @@ def find_running(
         if place in rows or not memory.is_unfinished(path):
             continue
         try:
-            rows[place] = running_row(path, now=now, cache=memory.cache)
+            rows[place] = running_row(path, now=now, cache=memory.cache, **options)
         except UserError as error:
             broken[printable(path)] = printable(str(error).removeprefix(f"{path}/"))
     names = [row["name"] for row in rows.values()]
@@ -85,7 +88,7 @@ def boards_of(
     `options` are those of `leaderboard`. Raises UserError if runs cannot be compared.
     """
     runs, skipped = look_for_runs(paths, memory.known)
-    running, broken = find_running(paths, now=now, memory=memory)
+    running, broken = find_running(paths, now=now, memory=memory, **options)
     shown = {one["path"] for one in running}
     rest = [
         {"path": one["path"], "why": broken.get(one["path"], one["why"])}

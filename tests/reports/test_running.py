@@ -91,6 +91,41 @@ def test_the_score_so_far_is_that_of_the_finished_folds(half):
     assert running_row(half, now=NOW, cache=cache)["score"]["num_folds"] == 3
 
 
+def scored(row):
+    score = row["score"]
+    return score["metric"], score["title"], row["problems"]
+
+
+def test_the_score_so_far_is_by_the_metric_that_is_asked_for(half):
+    cache = {}
+
+    def row(**options):
+        return running_row(half, now=NOW, cache=cache, **options)
+
+    assert scored(row()) == ("f1_macro", "macro F1", [])
+    accuracy = row(metric="accuracy")
+    assert scored(accuracy) == ("accuracy", "accuracy", [])
+    # Scores of folds are recorded, and stay.
+    assert (accuracy["metric"], accuracy["title"]) == ("f1_macro", "macro F1")
+    rows = pd.concat([pd.read_parquet(half / f"fold_{fold}" / "oof.parquet") for fold in (0, 1)])
+    right = rows.filter(like="logit_").to_numpy().argmax(axis=1) == rows["label"]
+    assert accuracy["score"]["value"] == pytest.approx(right.mean())
+    assert "accuracy over 112 images" in " ".join(running_lines([accuracy]))
+    assert scored(row(score_by="group"))[1] == "macro F1 by group"
+    assert len(cache) == 3
+    # It is equal to that of the run without options.
+    assert row()["score"] == row_of(half)["score"]
+
+
+@pytest.mark.parametrize("metric", ["mean_cost", "kappa_quadratic"])
+def test_a_metric_that_a_run_cannot_have_is_said_in_one_line(half, metric):
+    edit_run(half, ordered=False)
+    name, title, [problem] = scored(running_row(half, now=NOW, metric=metric))
+    assert (name, title) == ("f1_macro", "macro F1")
+    assert problem.startswith(f"the score so far is macro F1, as --metric {metric}")
+    assert "; " not in problem
+
+
 def test_of_several_repeats_the_one_with_most_folds_is_scored(half):
     edit_run(half, num_repeats=2)
     for index, fold in ((5, 0), (6, 1), (7, 2)):

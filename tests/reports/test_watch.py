@@ -267,7 +267,7 @@ def test_while_runs_are_missing_the_pages_say_so(outputs, tmp_path):
 
     def note():
         [run] = (tmp_path / "board-running").iterdir()
-        shown.append([" as of before: " in one.read_text() for one in (page, run)])
+        shown.append([" is not up to date: " in one.read_text() for one in (page, run)])
 
     def go():
         note()
@@ -487,6 +487,28 @@ def test_without_watch_unfinished_runs_are_listed_too(outputs, board_command, tm
     assert board_command(outputs, "--no-page").code == 0
     shutil.rmtree(outputs / "half")
     board_command(outputs).assert_one_line_error("no finished run")
+
+
+@pytest.mark.parametrize(
+    ("metric", "title", "greater_is_better", "scored"),
+    [
+        ("mean_cost", "mean cost", False, "f1_macro"),
+        ("log_loss", "log loss", False, "log_loss"),
+        (None, "macro F1", True, "f1_macro"),
+    ],
+)
+def test_unfinished_runs_alone_are_by_the_metric_that_is_asked_for(
+    outputs, metric, title, greater_is_better, scored
+):
+    shutil.rmtree(outputs / "good")
+    seen = Watch(outputs, metric=metric)
+    seen.changes()
+    every = seen.look.every
+    assert every["metric"] == (metric or "f1_macro")
+    assert (every["title"], every["greater_is_better"]) == (title, greater_is_better)
+    [row] = every["running"]
+    assert row["score"]["metric"] == scored
+    assert len(row["problems"]) == (metric == "mean_cost")
 
 
 def test_wrong_flags_give_one_line(outputs, board_command):
