@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foldblend.errors import UserError
-from foldblend.files import page_file
+from foldblend.errors import UserError, require
+from foldblend.files import is_file, page_file
 from foldblend.streams import print_line
 from reports.board.find import find_runs
 from reports.board.output import Output
@@ -36,6 +38,9 @@ def compare(config: BoardConfig) -> None:
         page=None if config.no_page else page_file(config.page, flag="--page"),
         json=None if config.json is None else page_file(config.json, flag="--json"),
     )
+    if output.page is not None and output.json is not None:
+        same = os.path.realpath(output.page) == os.path.realpath(output.json)
+        require(not same, f"--json {config.json}: is the file of --page; pass another name")
     options = {name: getattr(config, name) for name in ("metric", "score_by", "group_pool")}
     if config.watch:
         _watch(config, output, options)
@@ -66,6 +71,9 @@ def _lines(every: Mapping[str, Any]) -> list[str]:
 def _watch(config: BoardConfig, output: Output, options: Mapping[str, Any]) -> None:
     """Write page and JSON file again and again, until Ctrl-C or SIGTERM. Raises UserError."""
     every = EVERY if config.every is None else config.every
+    for path in config.runs:
+        # A file never becomes a run.
+        require(not is_file(Path(path)), f"{path}: is a file; pass the folder to watch")
 
     ends: list[Callable[[], None]] = []
 

@@ -14,7 +14,7 @@ from foldblend.runs.run import Run
 from foldblend.runs.so_far import Stamp, stamp
 from reports.text import printable
 
-__all__ = ["STAMPED", "Known", "find_runs", "folders_of", "look_for_runs"]
+__all__ = ["STAMPED", "Known", "find_runs", "folders_of", "look_for_runs", "runs_in"]
 
 # Files of a finished run that a board is made of.
 STAMPED = (
@@ -42,10 +42,11 @@ def folders_of(paths: Sequence[str | Path]) -> list[Path]:
             raise UserError(f"{path}: no such run; check the path")
     if any(is_file(path / "run.json") for path in found):
         return found
-    return [one for path in found for one in _runs_in(path) or [path]]
+    return [one for path in found for one in runs_in(path) or [path]]
 
 
-def _runs_in(path: Path) -> list[Path]:
+def runs_in(path: Path) -> list[Path]:
+    """Return the folders in a folder that are runs, finished or not."""
     try:
         inside = sorted(path.iterdir()) if path.is_dir() else []
     except OSError:  # it cannot be read

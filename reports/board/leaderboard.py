@@ -22,6 +22,7 @@ from foldblend.scores.metrics import MEAN_COST, TITLES, Metric, softmax
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import Scored, score_prediction
 from foldblend.words import plural
+from reports.board.differences import all_differences, difference, rank
 from reports.board.facts import differing, equal_settings, facts_of, names_of, settings_of
 from reports.board.metric import metric_to_rank_by
 from reports.run.scored_test import value_on_test
@@ -63,33 +64,6 @@ def _shared_groups(groups: Sequence[np.ndarray]) -> tuple[np.ndarray, bool]:
         scipy.sparse.csgraph.connected_components(graph, directed=False)[1][: len(groups[0])],
         True,
     )
-
-
-def rank(scored: Sequence[Scored], unmarked: Sequence[bool]) -> list[int]:
-    """Return the indices of the runs, best first; marked runs come after all others.
-
-    A run is marked if its score is too high, see `reports.board.text.marked`. The first run is the
-    one that others are compared with.
-    """
-
-    def key(index: int) -> tuple[bool, bool, float]:
-        value = scored[index].score.value
-        return not unmarked[index], bool(np.isnan(value)), -value
-
-    return sorted(range(len(scored)), key=key)
-
-
-def difference(one: Scored, other: Scored) -> dict[str, float | None]:
-    """Return one score minus the other, with the paired interval."""
-    return one.score.minus(other.score).interval().as_dict()
-
-
-def all_differences(scored: Sequence[Scored]) -> list[list[dict[str, float | None]]]:
-    """Return, for each run, its score minus the score of each run after it."""
-    return [
-        [difference(one, other) for other in scored[index + 1 :]]
-        for index, one in enumerate(scored)
-    ]
 
 
 def _rows(
@@ -306,7 +280,8 @@ def leaderboard(
     without_costs = not found and metric == MEAN_COST
     if not found and score_by != GROUP:
         # Unfinished runs have their own pools.
-        score_by, group_pool = IMAGE, None
+        score_by = IMAGE
+        group_pool = None
     chosen = metric_to_rank_by(found, None if without_costs else metric, score_by, group_pool)
     by_oof = {run.oof_hash: run for run in found}
     by_data: dict[tuple[object, ...], list[Run]] = {}

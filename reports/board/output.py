@@ -19,10 +19,13 @@ from foldblend.runs.run import Run
 from foldblend.streams import print_line
 from reports.board.running import without_curves
 
-__all__ = ["Output"]
+__all__ = ["MARK", "Output"]
 
 # As `_file_of` names the pages of runs.
 NAME = re.compile(r".+-[0-9a-f]{8}\.html")
+# In the head of the pages, by which they are known.
+MARK = b'<meta name="generator" content="foldblend watch">'
+MARK_WITHIN = 2000  # bytes
 LONGEST = 80  # letters of a run's name in the name of its page
 Boards = Mapping[str, Any]
 
@@ -129,7 +132,8 @@ class Output:
     def _pages(self) -> list[Path]:
         if self.folder is None or not self.folder.is_dir():
             return []
-        return [one for one in sorted(self.folder.iterdir()) if NAME.fullmatch(one.name)]
+        found = sorted(self.folder.iterdir())
+        return [one for one in found if NAME.fullmatch(one.name) and _is_ours(one)]
 
     def end(self, every: Boards, runs: Sequence[Run], *, problem: str | None = None) -> None:
         """Write the leaderboard as it stays, and remove the pages of unfinished runs."""
@@ -146,6 +150,15 @@ class Output:
         for what, file in (("JSON", self.json), ("page", self.page)):
             if file is not None:
                 print_line(f"{what}: {file}")
+
+
+def _is_ours(file: Path) -> bool:
+    """Return whether a file is a page of a watch, and no other that has such a name."""
+    try:
+        with file.open("rb") as opened:
+            return MARK in opened.read(MARK_WITHIN)
+    except OSError:
+        return False
 
 
 def plain(every: Boards) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from foldblend.errors import UserError, counted
 from foldblend.runs.check import NOT_A_RUN
 from foldblend.runs.run import Run
 from foldblend.runs.so_far import stamp
-from reports.board.find import STAMPED, folders_of, look_for_runs
+from reports.board.find import STAMPED, folders_of, look_for_runs, runs_in
 from reports.board.leaderboard import leaderboard
 from reports.board.memory import Memory
 from reports.board.running import running_row, running_stamp
@@ -22,6 +22,7 @@ from reports.text import printable
 __all__ = ["Look", "Memory", "find_running", "watch", "watch_once"]
 
 EMPTY = "holds no run yet"
+FULL = "holds runs, but stands beside runs; watch it without them, or pass its runs"
 Say = Callable[[str], None]
 # Files of a finished run that a page shows or links to.
 SHOWN = (*STAMPED, "report.html")
@@ -143,7 +144,7 @@ def watch_once(
     for one in every["skipped"]:
         # A folder that is given and has no run.json is one in which runs are expected.
         if one["why"] == NOT_A_RUN and Path(one["path"]).is_dir():
-            one["why"] = EMPTY
+            one["why"] = FULL if runs_in(Path(one["path"])) else EMPTY
     states = _states(every)
     memory.cache.drop_unused()
     return Look(
@@ -251,7 +252,7 @@ def watch(
     try:
         publish(look)
         say(f"watching {', '.join(printable(str(path)) for path in paths)}; Ctrl-C ends it")
-        unwritten = False
+        unwritten = None
         while True:
             sleep(every)
             moment = now()
@@ -259,16 +260,19 @@ def watch(
             if look.changes:
                 say(f"{clock(moment)} {'; '.join(look.changes)}")
             if look.is_new or unwritten:
-                unwritten = not _published(publish, look, say, clock(moment))
+                why = _unpublished(publish, look)
+                # The same reason is not said at every look.
+                if why not in (None, unwritten):
+                    say(f"{clock(moment)} not written: {why}")
+                unwritten = why
     except KeyboardInterrupt:
         return look
 
 
-def _published(publish: Publish, look: Look, say: Say, moment: str) -> bool:
-    """Return whether the boards were written; a full disk, for example, may have room later."""
+def _unpublished(publish: Publish, look: Look) -> str | None:
+    """Publish a look; return why it was not written, such as a full disk, or None if it was."""
     try:
         publish(look)
     except (UserError, OSError) as error:
-        say(f"{moment} not written: {printable(str(error))}")
-        return False
-    return True
+        return printable(str(error))
+    return None

@@ -203,7 +203,7 @@ def test_the_page_of_predictions_fits_a_phone_and_has_no_script(london, open_pag
     phone = {"width": 360, "height": 740}
     page = open_page(file, viewport=phone, color_scheme="dark", java_script_enabled=False)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    assert page.locator("#images ~ .pairs img").count() == len(images)
+    assert page.locator("#images ~ .sheets img").count() == len(images)
     broken = "images => images.filter(one => one.complete && !one.naturalWidth).length"
     assert page.locator("img").evaluate_all(broken) == 0
 

@@ -22,7 +22,8 @@ from foldblend.runs.run import Run
 from foldblend.scores.score import Score, Scored
 from reports.board import text as board_text
 from reports.board.find import find_runs
-from reports.board.leaderboard import leaderboard, rank
+from reports.board.differences import rank
+from reports.board.leaderboard import leaderboard
 from reports.board.page import board_page
 from tests.makers.constants import TINY
 from tests.makers.small_runs import GROUPS, LABELS, write_run

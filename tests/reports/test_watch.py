@@ -13,7 +13,7 @@ from foldblend.errors import UserError
 from foldblend.runs.folder import lock_fold
 from reports.board import leaderboard as board_module
 from reports.board import running_page as running_page_module
-from reports.board.output import Output
+from reports.board.output import MARK, Output
 from reports.board.watch import Memory, watch, watch_once
 from tests.makers.constants import ROOT
 from tests.makers.edits import edit_run
@@ -307,7 +307,7 @@ def test_pages_of_unfinished_runs_come_and_go(outputs, tmp_path):
     page = tmp_path / "my board.html"
     folder = tmp_path / "my board-running"
     folder.mkdir()
-    (folder / "killed-0123abcd.html").write_text("of a watch that was killed")
+    (folder / "killed-0123abcd.html").write_bytes(MARK + b"of a watch that was killed")
     (folder / "mine.html").write_text("of the user")
     shown = []
 
@@ -516,3 +516,60 @@ def test_wrong_flags_give_one_line(outputs, board_command):
         board_command("--watch", outputs, "--every", every).assert_one_line_error("--every")
     board_command(outputs, "--every", "3").assert_one_line_error("--every", "--watch")
     board_command("--watch").assert_one_line_error("RUNS: missing")
+
+
+def test_one_file_for_page_and_json_and_a_file_to_watch_give_one_line(outputs, board_command):
+    file = outputs.parent / "both.html"
+    board_command(outputs, "--page", file, "--json", file).assert_one_line_error("--json")
+    assert not file.exists()
+    run_json = outputs / "good" / "run.json"
+    board_command("--watch", run_json, "--page", file).assert_one_line_error("is a file")
+
+
+def test_pages_that_are_not_of_a_watch_stay(outputs, tmp_path):
+    output = Output(page=tmp_path / "a.html", json=None)
+    look = watch_once([outputs], None, now=NOW + 5, memory=Memory())
+    output.write(look.every, look.runs, reload=5)
+    notes = tmp_path / "a-running" / "notes-deadbeef.html"
+    notes.write_text("<p>mine</p>")
+    output.write(look.every, look.runs, reload=5)
+    assert len([*notes.parent.iterdir()]) == 2
+    output.end(look.every, look.runs)
+    assert [*notes.parent.iterdir()] == [notes]
+
+
+def test_a_folder_of_runs_beside_a_run_says_so(outputs, tmp_path):
+    single = write_run(tmp_path / "single", LABELS)
+    look = watch_once([outputs, single], None, now=NOW + 5, memory=Memory())
+    [skipped] = look.every["skipped"]
+    assert skipped["why"].startswith("holds runs, but stands beside runs")
+
+
+def test_the_same_reason_why_nothing_is_written_is_said_once(outputs, tmp_path):
+    said = []
+    looks = iter(range(5))
+
+    def sleep(_):
+        if next(looks, None) is None:
+            raise KeyboardInterrupt
+        add_epochs(outputs / "half", 2, 1)
+
+    published = []
+
+    def publish(look):
+        published.append(look)
+        if len(published) > 1:
+            raise OSError("no room")
+
+    watch(
+        [outputs],
+        every=1,
+        first=lambda _: None,
+        publish=publish,
+        say=said.append,
+        sleep=sleep,
+        now=lambda: NOW + 5,
+        clock=lambda _: "noon",
+    )
+    assert len(published) > 3
+    assert [line for line in said if "not written" in line] == ["noon not written: no room"]
