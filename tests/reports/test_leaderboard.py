@@ -21,8 +21,8 @@ from foldblend.runs.folder import file_hash, write_json, write_table
 from foldblend.runs.run import Run
 from foldblend.scores.score import Score, Scored
 from reports.board import text as board_text
-from reports.board.find import find_runs
 from reports.board.differences import rank
+from reports.board.find import find_runs
 from reports.board.leaderboard import leaderboard
 from reports.board.page import board_page
 from tests.makers.constants import TINY
