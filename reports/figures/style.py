@@ -39,6 +39,9 @@ WIDTH = 4.3  # inches; 72 points of SVG are an inch
 INK = "#010203"
 SOFT = "#010204"
 SERIES = tuple(f"#0101{code:02x}" for code in range(16, 23))
+# Outside of a page, such as in a notebook: the colours of reports/templates/base.css in light.
+ELSEWHERE = ("#1f6fb8", "#b95000", "#007a5e", "#98428a", "#6f5f00", "#08728c", "#59646e")
+SOFT_ELSEWHERE = "#56616b"
 # A date or a version of matplotlib would change a page whose numbers are the same.
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 STYLE: Any = {
@@ -94,9 +97,10 @@ def svg(figure: Figure) -> Markup:
         warnings.filterwarnings("ignore", message="Glyph")
         figure.savefig(text, format="svg", transparent=True, metadata=NO_METADATA)
     found = text.getvalue()
-    found = found[found.index("<svg") :].replace(INK, "currentColor").replace(SOFT, "var(--soft)")
-    for index, one in enumerate(SERIES):
-        found = found.replace(one, f"var(--c{index})")
+    found = found[found.index("<svg") :].replace(INK, "currentColor")
+    found = found.replace(SOFT, f"var(--soft, {SOFT_ELSEWHERE})")
+    for index, (one, elsewhere) in enumerate(zip(SERIES, ELSEWHERE, strict=True)):
+        found = found.replace(one, f"var(--c{index}, {elsewhere})")
     # Ids must be unique in a page, which has several figures; nothing refers to these.
     found = re.sub(
         r' id="(?:figure|axes|patch|text|line2d|matplotlib\.axis|xtick|ytick|legend)_\d+"',

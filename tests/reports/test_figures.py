@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from reports.figures import bands, bars, dots, histograms, lines, reliability
-from reports.figures.style import INK, SERIES, SOFT, apart
+from reports.figures.style import ELSEWHERE, INK, SERIES, SOFT, SOFT_ELSEWHERE, apart
 from reports.run.figures import curve_figures, reliability_figure
 from reports.run.figures import test_figure as class_shares
+from tests.makers.constants import ROOT
 
 NASTY = "<b>$x$ & co"
 
@@ -54,7 +55,7 @@ def test_a_figure_takes_its_colours_from_the_page_and_shows_names_as_text(svg):
     for placeholder in (INK, SOFT, *SERIES):
         assert placeholder not in svg
     assert "currentColor" in svg
-    assert "var(--c0)" in svg
+    assert f"var(--c0, {ELSEWHERE[0]})" in svg
     assert "<b>" not in svg
     assert "&lt;b&gt;$x$ &amp; co" in svg
     # Ids would not be unique in a page with several figures, unless they are hashes.
@@ -146,3 +147,11 @@ def test_the_largest_difference_of_the_test_set_is_in_the_title():
     assert [row[0] for row in found["numbers"]["rows"]] == ["a", "b"]
     assert found["numbers"]["rows"][0] == ["a", "50.0 %", "25.0 %", "80.0 %"]
     assert class_shares({**report, "test": None}) is None
+
+
+def test_colours_outside_of_a_page_are_those_of_its_light_theme():
+    css = (ROOT / "reports" / "templates" / "base.css").read_text()
+    light = css[: css.index("@media")]
+    assert f"--soft: {SOFT_ELSEWHERE};" in light
+    for index, colour in enumerate(ELSEWHERE):
+        assert f"--c{index}: {colour};" in light
