@@ -81,7 +81,7 @@ def test_auto_scores_every_method_and_writes_a_run(drawn, command):
     assert float(mean[2]) == pytest.approx(run.report["headline"]["value"], abs=5e-5)
     assert section_named(run, "errors")["blocks"][0]["rows"][0][0] == "a"
     costs = section_named(run, "cost")
-    assert {block["kind"] for block in costs["blocks"]} == {"text", "table", "lines"}
+    assert {block["kind"] for block in costs["blocks"]} == {"text", "table", "strips"}
     found = yaml.safe_load((drawn / "all" / "blend.yaml").read_text())["found"]
     assert found["method"] == "mixture"
     weights = {one["method"]: one["weight"] for one in found["fitted"]["mixture"]}
