@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from foldblend.scores.confusion import worst_mistakes
+from foldblend.scores.metrics import MEAN_COST, METRICS
 from reports.glossary import term
 from reports.run.gallery import Predictions
 from reports.strips import Strip, axis_html, scale_over, strip_html
@@ -103,6 +104,12 @@ def _references(report: Report) -> list[_Row]:
     return found
 
 
+def _is_loss(report: Report) -> bool:
+    """Return whether a lower score is better."""
+    name = report["metric"]
+    return name == MEAN_COST or not METRICS[name].greater_is_better
+
+
 def ladder(report: Report) -> dict[str, Any]:
     """Return the score beside what it is to be compared with, as strips on one scale.
 
@@ -134,4 +141,9 @@ def ladder(report: Report) -> dict[str, Any]:
         }
         for row in rows
     ]
-    return {"rows": shown, "axis": axis_html(scale, most=WIDE_TICKS), "is_cut": scale.is_cut}
+    return {
+        "rows": shown,
+        "axis": axis_html(scale, most=WIDE_TICKS),
+        "is_cut": scale.is_cut,
+        "is_loss": _is_loss(report),
+    }

@@ -8,13 +8,13 @@ from typing import Any
 from foldblend.attributes import Attribute
 from foldblend.errors import counted
 from foldblend.scores.by_group import GROUP
-from foldblend.scores.metrics import MEAN_COST, METRICS, TITLES
+from foldblend.scores.metrics import TITLES
 from reports.block_kinds import section_html
 from reports.html import json_data, render_page
 from reports.run.by_group import by_group_section, other_score
 from reports.run.explained import Explanations
 from reports.run.figures import curve_figures, folds_finding, reliability_figure, test_figure
-from reports.run.first_screen import WorstClass, ladder, worst_classes
+from reports.run.first_screen import WorstClass, ladder
 from reports.run.gallery import GalleryImages, Predictions, gallery_data
 from reports.run.matrix import class_matrix, matrices
 from reports.run.scored_test import TITLE, score_sentence
@@ -84,13 +84,13 @@ def report_page(
     shown: Predictions,
     images: GalleryImages,
     *,
+    worst: Sequence[WorstClass] = (),
     attributes: Sequence[Attribute] = (),
     steps: Sequence[str] = (),
     explained: Explanations | None = None,
 ) -> str:
     """Return the page of a report (report.json) as HTML, with every name escaped."""
     groups = groups_of(report)
-    worst = worst_classes(report, shown)
     scored = report.get("test_score")
     by_group = by_group_section(report)
     # What a stage made of other runs starts with what it gained; the last section is on use.
@@ -110,7 +110,6 @@ def report_page(
         test_score_title=TITLE,
         test_score=None if scored is None else score_sentence(report),
         metric=title_of(report),
-        is_loss=report["metric"] == MEAN_COST or not METRICS[report["metric"]].greater_is_better,
         metric_titles=TITLES,
         single_model_note=single_model_note(report),
         alarms=list(filter(is_alarm, report["notes"])),

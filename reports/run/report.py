@@ -81,16 +81,18 @@ def _page(run: Run, report: Mapping[str, Any]) -> str:
     ids_N = run.oof["image_id"].to_numpy()
     findings = report["suspects"].get("findings", ())
     shown = Predictions(ids_N, arrays.rows, arrays.proba_NC)
-    worst = [row for one in worst_classes(report, shown) for row in one.rows]
+    worst = worst_classes(report, shown)
+    of_worst = [row for one in worst for row in one.rows]
     # Suspected labels are judged by eye, so their images get thumbnails before other mistakes.
     names = [name for one in findings for name in one["image_ids"]]
     named_N = np.flatnonzero(np.isin(ids_N, [*names, *image_ids(report["sections"])]))
-    order = rows_by_interest(arrays.rows.label_N, arrays.proba_NC, [*worst, *named_N])
+    order = rows_by_interest(arrays.rows.label_N, arrays.proba_NC, [*of_worst, *named_N])
     images = gallery_images_of(run, ids_N[order])
     return report_page(
         report,
         shown,
         images,
+        worst=worst,
         attributes=run.attributes,
         steps=next_steps(report, run.path),
         explained=explanations_of(run, images.thumbnails),
