@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Interval", "Limits", "jackknife_interval", "percentile_interval"]
+__all__ = ["Interval", "Limits", "jackknife_error", "jackknife_interval", "percentile_interval"]
 
 CONFIDENCE = 0.95
 TINY = 1e-12  # a standard error below this is rounding
@@ -47,6 +47,35 @@ class Limits:
     high: float
     num_effective: float = np.nan
     """Number of equally weighted groups that tell as much as these; used at the limits only."""
+
+
+def jackknife_error(left_out_G: np.ndarray) -> float:
+    """Return the standard error of a value by the jackknife over groups.
+
+    Parameters
+    ----------
+    left_out_G
+        The value without each group; NaN where it is not defined.
+
+    Returns
+    -------
+    float
+        Infinite where fewer than two values are defined. Groups whose value is not defined count
+        like the mean of the others.
+
+    Examples
+    --------
+    The mean of 1, 2, 3, 4 and 5 has a standard error of sqrt(0.5):
+
+    >>> values = np.arange(1.0, 6)
+    >>> round(jackknife_error((15 - values) / 4), 4)
+    0.7071
+    """
+    known = left_out_G[np.isfinite(left_out_G)]
+    if len(known) < 2:
+        return np.inf
+    squares = float(((known - known.mean()) ** 2).sum())
+    return float(np.sqrt((len(known) - 1) / len(known) * squares * len(left_out_G) / len(known)))
 
 
 def jackknife_interval(
@@ -106,9 +135,7 @@ def jackknife_interval(
     from scipy.special import stdtrit  # only here, as it takes 0.2 s to import
 
     quantile = float(stdtrit(len(known) - 1, (1 + CONFIDENCE) / 2))
-    squares = float(((known - known.mean()) ** 2).sum())
-    # Groups whose value is not defined count like the mean of the others.
-    error = np.sqrt((len(known) - 1) / len(known) * squares * len(left_out_G) / len(known))
+    error = jackknife_error(left_out_G)
     if limits is None or not np.isfinite(limits.high):
         low = value - quantile * error
         return Interval(
