@@ -28,6 +28,7 @@ from folds.import_config import ImportConfig
 from pipeline.config.run import RunConfig
 from pipeline.export.config import ExportConfig
 from pipeline.predict.config import PredictConfig
+from pipeline.search.config import SearchConfig
 from reports.commands import BoardConfig, ReportConfig
 from tta.config import TtaConfig
 
@@ -39,6 +40,7 @@ COMMANDS = {
     "run_tta.py": TtaConfig,
     "predict.py": PredictConfig,
     "export_model.py": ExportConfig,
+    "tune.py": SearchConfig,
     "run_audit.py": AuditConfig,
     "import_run.py": ImportConfig,
     "leaderboard.py": BoardConfig,

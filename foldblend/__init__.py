@@ -47,6 +47,7 @@ PUBLIC = {
     "predict": "pipeline.predict.api",
     "score_images": "pipeline.predict.api",
     "run_tta": "pipeline.run_tta",
+    "tune": "pipeline.search.run",
     "write_report": "reports.run.report",
 }
 

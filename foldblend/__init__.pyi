@@ -24,6 +24,7 @@ from pipeline.export.write import export_model as export_model
 from pipeline.predict.api import predict as predict
 from pipeline.predict.api import score_images as score_images
 from pipeline.run_tta import run_tta as run_tta
+from pipeline.search.run import tune as tune
 from reports.board.leaderboard import leaderboard as leaderboard
 from reports.run.report import write_report as write_report
 

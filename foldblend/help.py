@@ -41,7 +41,14 @@ class About:
 
 
 def texts_of(config_class: Any) -> dict[str, str]:
-    """Return the text under each field of a dataclass, by field name."""
+    """Return the text under each field of a dataclass or typed dictionary, by field name."""
+    # A typed dictionary has no base class with fields.
+    bases = [one for one in config_class.__mro__[::-1] if dataclasses.is_dataclass(one)]
+    return {name: text for one in bases or [config_class] for name, text in _own_texts(one).items()}
+
+
+def _own_texts(config_class: Any) -> dict[str, str]:
+    """Return the texts of the fields that a class itself declares."""
     [node] = ast.parse(textwrap.dedent(inspect.getsource(config_class))).body
     assert isinstance(node, ast.ClassDef)
     found = {}

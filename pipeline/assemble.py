@@ -25,7 +25,9 @@ from foldblend.runs.rows import (
     write_test_groups,
     write_test_labels,
 )
+from foldblend.runs.search import search_note
 from foldblend.runs.tables import TableReader, check_rows_once
+from foldblend.scores.metrics import METRICS
 from folds.data.manifest import Manifest
 from pipeline.config.about import describe_run
 from pipeline.job import Prepared
@@ -83,7 +85,13 @@ def finish_record(
     info |= {"status": "done", "finished": before.get("finished", now) if unchanged else now}
     info["seconds"] = round(sum(fold["seconds"] for fold in info["folds"]), 1)
     info["about"], info["notes"] = describe_run(
-        run.config, run.manifest, origin=run.origin["source"], views=run.views, folds=info["folds"]
+        run.config,
+        run.manifest,
+        origin=run.origin["source"],
+        views=run.views,
+        folds=info["folds"],
     )
+    if "search" in info:
+        info["notes"].append(search_note(info["search"], METRICS[info["metric"]].title))
     check_there(folder)
     write_json(folder / "run.json", info)

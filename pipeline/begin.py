@@ -103,8 +103,10 @@ def first_record(run: Prepared, folder: Path) -> dict[str, Any]:
         "optimistic": run.config.train.select == "best",
         "views": list(run.views),
         "preprocess": run.preprocess.record(region),
+        **({"rates": run.rates} if run.rates else {}),
         "metric": output.metric,
         **({} if output.score_by == IMAGE else scored_by_group(output.group_pool)),
+        **({} if run.chosen is None else {"search": dict(run.chosen.record)}),
     }
 
 
@@ -211,6 +213,9 @@ def record_before(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
     # So does the record of the pixels, which has the version of OpenCV.
     if "preprocess" in before:
         info["preprocess"] = before["preprocess"]
+    # And how its settings were chosen.
+    if "search" in before:
+        info.setdefault("search", before["search"])
     return before
 
 

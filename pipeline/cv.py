@@ -36,7 +36,7 @@ from pipeline.fold_claims import claim_folds, folds_in_training
 from pipeline.fold_files import finished_folds, fold_key, fold_tables
 from pipeline.frozen.run_heads import run_heads
 from pipeline.inference_engine import as_begun
-from pipeline.job import Prepared, TrainingJob, job_of
+from pipeline.job import Chosen, Prepared, TrainingJob, job_of
 from pipeline.open_folder import check_still_there, open_folder
 from pipeline.predict.compare import add_reference
 from pipeline.predict.weights import FolderWeights
@@ -48,7 +48,7 @@ from pipeline.watch.progress import Progress
 from reports.run.screen import finish
 from tta.report import view_section
 
-__all__ = ["cross_validate", "cross_validate_seeds"]
+__all__ = ["cross_validate", "cross_validate_chosen", "cross_validate_seeds"]
 
 
 Settings = RunConfig | Mapping[str, Any]
@@ -100,10 +100,19 @@ def cross_validate(config: Settings | None = None, /, *, say: Say = write, **set
     >>> run.oof.shape[0], len(run.classes)
     (84, 18)
     """
-    config = _configured(config, settings)
+    return _run(_configured(config, settings), say)
+
+
+def cross_validate_chosen(config: RunConfig, chosen: Chosen, *, say: Say = write) -> Run:
+    """Make a run whose settings were chosen on its folds, which its record and report say."""
+    return _run(config, say, chosen)
+
+
+def _run(config: RunConfig, say: Say, chosen: Chosen | None = None) -> Run:
+    """Make a run, or its plan with --dry-run."""
     only = () if config.output.only_folds is None else parse_folds(config.output.only_folds)
     with lines_to(say):
-        run = prepare(config, say)
+        run = dataclasses.replace(prepare(config, say), chosen=chosen)
     if only and max(only) >= run.num_models:
         raise UserError(
             f"--only-folds {max(only)}: there are {run.num_models} folds, numbered from 0; pass"
@@ -187,6 +196,8 @@ def _cross_validate(
             add_reference(FolderWeights(folder), trust=trust, held=True, say=say)
             if len(run.views) > 1:
                 write_section(folder, "views", view_section(Run(folder)))
+            if run.chosen is not None:
+                write_section(folder, "search", run.chosen.section)
             output = run.config.output
             finish(Run(folder), page=output.page, report=output.report, say=say)
 

@@ -14,6 +14,7 @@ from foldblend.cli import Say
 from foldblend.errors import UserError
 from foldblend.plugins import is_custom
 from foldblend.progress import duration, shows_bars
+from foldblend.runs.info import RatesInfo
 from foldblend.scores.metrics import METRICS
 from folds.data.manifest import Manifest
 from pipeline.config.resolved import ResolvedConfig
@@ -30,11 +31,21 @@ from pipeline.models.backbones import build_model, freeze
 from pipeline.models.pretrained import Weights
 from pipeline.watch.progress import Progress
 
-__all__ = ["FoldJob", "NotFiniteLogitsError", "Prepared", "TrainingJob", "job_of"]
+__all__ = ["Chosen", "FoldJob", "NotFiniteLogitsError", "Prepared", "TrainingJob", "job_of"]
 
 
 class NotFiniteLogitsError(UserError):
     """Error for a model whose logits are not finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """How the settings of a run were chosen on the folds that score it."""
+
+    record: Mapping[str, Any]
+    """The key `search` of run.json (see `foldblend.runs.info.SearchInfo`)."""
+    section: Mapping[str, Any]
+    """A section of the report."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +63,14 @@ class Prepared:
     """R x N: for each repeat, the fold in which each training row is held out."""
     run_key: dict[str, str]
     """Hashes of settings, data and weights; an existing run is continued only if they are equal."""
+    rates: RatesInfo = field(default_factory=RatesInfo)
+    """What auto decided of the learning rate, for run.json."""
     engine_is_new: bool = False
     """Whether the engine of --infer-engine auto was decided in this process."""
     sources: dict[str, dict[str, str]] = field(default_factory=dict)
     """Hashes of the source of each of the user's own parts, by module."""
+    chosen: Chosen | None = None
+    """How the settings were chosen, if that was on the folds of this run."""
 
     def spec_for(self, engine: str) -> Spec | None:
         """Return what an engine would run of this run's models, None for torch."""

@@ -18,7 +18,9 @@ __all__ = [
     "ImportInfo",
     "MemberInfo",
     "OriginInfo",
+    "RatesInfo",
     "RunInfo",
+    "SearchInfo",
 ]
 
 MOST_MODELS = 10_000
@@ -35,6 +37,8 @@ Models = Annotated[int, between(1, MOST_MODELS)]
 Seconds = Annotated[float, between(0, MOST_SECONDS)]
 # Until the year 9892: later times have no date.
 Time = Annotated[int, between(0, 250_000_000_000)]
+# Peak learning rate.
+Rate = Annotated[float, between(1e-30, 1e30)]
 Label = Annotated[int, between(0, MOST_IMAGES)]
 
 
@@ -103,6 +107,10 @@ class FoldInfo(TypedDict, total=False):
     """Largest number of bytes of GPU memory that the fold had reserved."""
     epoch: Count
     l2: Seconds
+    lr: Rate
+    """Peak learning rate that --lr find took."""
+    lr_found: bool
+    """Whether the fold's test found it; the rate of auto was taken otherwise."""
 
 
 class MemberInfo(TypedDict, total=False):
@@ -139,12 +147,68 @@ class ImportInfo(TypedDict, total=False):
     floor: Annotated[float, between(0, 1)]
 
 
+class ScoreInfo(TypedDict):
+    """A score or a difference of scores with its 95 % interval; null where it is not defined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class OptimismInfo(TypedDict):
+    """By how much a score is expected to be too high, with the standard error of this estimate."""
+
+    value: float
+    error: float
+
+
+class SearchInfo(TypedDict, total=False):
+    """A search that chose the settings of a run on the same folds that score it."""
+
+    study: Required[FileName]
+    trial: Required[Name]
+    """Name of the chosen trial; "default" is the one with the settings of the command."""
+    num_trials: Required[Count]
+    """Number of finished trials, those that failed or were stopped included."""
+    num_configurations: Required[Count]
+    """Number of different settings with all folds, among which the choice was made."""
+    num_pruned: Count
+    """Number of trials that were stopped early."""
+    num_failed: Count
+    sampler: Name
+    """What proposed the settings."""
+    settings: dict[str, Any]
+    """The chosen settings that the space has."""
+    score: ScoreInfo
+    """The score of the chosen trial, which is too high."""
+    optimism: OptimismInfo
+    expected: ScoreInfo
+    """The score less its optimism."""
+    default: ScoreInfo
+    """The score with the settings of the command."""
+    gain: ScoreInfo
+    """The paired difference of the chosen trial and the settings of the command."""
+    nested: ScoreInfo
+    """The score of the whole search, nested; absent without --nested."""
+
+
 class OriginInfo(TypedDict):
     """The run that a TTA'd run was made from."""
 
     name: FileName
     oof: str
     """Hash of its oof.parquet."""
+
+
+class RatesInfo(TypedDict, total=False):
+    """What auto decided of the learning rate; absent where it decided nothing."""
+
+    auto: list[Literal["drop_path", "layer_decay", "lr"]]
+    """Settings of config.yaml that auto decided; the run keeps them where its table changes."""
+    why: str
+    """The family of the backbone and whatever else decided."""
+    fallback: Rate
+    """Learning rate of the folds in which --lr find finds none."""
 
 
 class RunInfo(TypedDict, total=False):
@@ -190,6 +254,7 @@ class RunInfo(TypedDict, total=False):
     optimistic: bool
     """Whether epochs were chosen on the rows that are scored, so that the score is optimistic."""
     preprocess: PreprocessInfo
+    rates: RatesInfo
     started: Time
     """Start time in seconds since 1970; `finished` is the end time."""
     finished: Time
@@ -221,6 +286,8 @@ class RunInfo(TypedDict, total=False):
     """Those of them that have test predictions as means over folds only."""
     of: OriginInfo
     """The run that was augmented."""
+    search: SearchInfo
+    """The search that chose the settings on these folds, if one did."""
     tta: dict[str, Any]
     policy: dict[str, Any]
     parts: list[dict[str, Any]]

@@ -18,10 +18,10 @@ from foldblend.flags import ALWAYS, Flag, flags_of
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import flatten, replace, values_before
 
-__all__ = ["changed_keys", "identity_hash", "keep_defaults"]
+__all__ = ["changed_keys", "identity_hash", "identity_settings", "keep_defaults"]
 
 
-def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
+def identity_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that decide the logits.
 
     A setting that was added later is left out while it has the value that reproduces older
@@ -42,7 +42,7 @@ def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def identity_hash(config: RunConfig) -> str:
     """Return the hash of the settings that decide the logits."""
-    text = json.dumps(_identity(flatten(config)), sort_keys=True)
+    text = json.dumps(identity_settings(flatten(config)), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -51,8 +51,8 @@ def changed_keys(old: Mapping[str, Any], new: RunConfig) -> str:
 
     The text is a list such as "epochs 4 -> 8, lr 0.001 -> 0.01".
     """
-    before = values_before() | _identity(old)
-    after = values_before() | _identity(flatten(new))
+    before = values_before() | identity_settings(old)
+    after = values_before() | identity_settings(flatten(new))
     changed = (
         f"{key} {before.get(key)} -> {value}"
         for key, value in after.items()

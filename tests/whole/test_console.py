@@ -19,6 +19,7 @@ SCRIPTS = [
     "run_tta.py",
     "predict.py",
     "export_model.py",
+    "tune.py",
     "import_run.py",
     "run_audit.py",
     "leaderboard.py",

@@ -1,0 +1,1 @@
+"""Search of settings with Optuna: tune.py and fb.tune."""

@@ -1,0 +1,79 @@
+"""The nested score of a search: for each fold, settings are searched on the other folds only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from foldblend.errors import counted
+from foldblend.progress import duration
+from foldblend.scores.intervals import Interval
+from pipeline.search.setup import Search
+from pipeline.search.trials import Claim, Trials
+from pipeline.search.trying import Clock, Runner, run_trials
+
+__all__ = ["Nested"]
+
+
+class Nested:
+    """The searches without one fold each; they have one repeat, the first."""
+
+    def __init__(self, search: Search, runner: Runner, study_of: Callable[[int], Trials]) -> None:
+        """Run nothing yet; `study_of` opens the study without a fold."""
+        self.search = search
+        self.runner = runner
+        self.folds = range(search.run.num_folds)
+        self.studies = [study_of(fold) for fold in self.folds]
+
+    def run(self, clock: Clock) -> None:
+        """Run the trials that are left, until the time is over."""
+        search = self.search
+        num = search.settings.trials
+        left = sum(max(0, num - one.counts().finished) for one in self.studies)
+        if not left:
+            return
+        typical = clock.typical
+        # A trial without a fold fits one head less for the first repeat.
+        share = (search.run.num_folds - 1) / search.run.num_models
+        about = "" if typical is None else f", about {duration(left * typical * share)}"
+        search.say(
+            f"nested: a search without each of {search.run.num_folds} folds,"
+            f" {counted(left, 'trial')} left{about}"
+        )
+        for fold, trials in zip(self.folds, self.studies, strict=True):
+
+            def evaluate(claim: Claim, fold: int = fold) -> np.ndarray:
+                config = search.config(claim.settings, engine=self.runner.engine)
+                return self.runner.frozen.without_fold(config, fold)
+
+            def say(line: str) -> None:
+                """Say nothing of single trials: there are many, and none is the result."""
+
+            run_trials(
+                search, trials, evaluate, clock, title=f"nested, without fold {fold}", say=say
+            )
+
+    def is_running(self) -> bool:
+        """Return whether another process runs some of the trials."""
+        return any(one.counts().running for one in self.studies)
+
+    def num_left(self) -> int:
+        """Return how many trials are not finished."""
+        num = self.search.settings.trials
+        return sum(max(0, num - one.counts().finished) for one in self.studies)
+
+    def score(self) -> Interval:
+        """Return the score of all folds, each predicted with the best settings of its search."""
+        run = self.search.run
+        rows = len(run.manifest.train)
+        num_rows = len(self.search.scoring.rows)
+        found_NC = np.full((num_rows, run.manifest.num_classes), np.nan, np.float32)
+        for fold, trials in zip(self.folds, self.studies, strict=True):
+            best = trials.best()
+            assert best is not None  # that of the command is the first trial
+            config = self.search.config(best.settings, engine=self.runner.engine)
+            held = np.flatnonzero(run.fold_RN[0] == fold)
+            found_NC[held] = self.runner.frozen.of_fold(config, fold)[held]
+        assert np.isfinite(found_NC[:rows]).all()
+        return self.search.scoring.score(found_NC).interval()

@@ -1,0 +1,132 @@
+"""The checked inputs of a search: settings, space, data, folds and the place of its result."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foldblend.cli import Say
+from foldblend.errors import require
+from pipeline.checks import check_flags
+from pipeline.config.identity import identity_settings
+from pipeline.config.run import MachineConfig, RunConfig
+from pipeline.config.settings import flatten, replace
+from pipeline.engines.registry import TORCH
+from pipeline.job import Prepared
+from pipeline.models.backbones import check_backbone
+from pipeline.prepare import prepare
+from pipeline.search.config import SearchConfig
+from pipeline.search.scoring import Scoring
+from pipeline.search.space import Space, read_space
+from pipeline.search.winner import check_place
+from pipeline.training.optim import check_optimizer
+
+__all__ = ["Search", "set_up"]
+
+# Parts of the run key that the settings of a trial may change, or that have an entry of their own.
+OF_SETTINGS = ("configuration", "weights", "own modules", "backbone", "fold file")
+# Settings that may change the last bits of logits only, so that a study can go on elsewhere.
+OF_BITS = (
+    "validation_batch_size",
+    "infer_engine",
+    *(one.name for one in dataclasses.fields(MachineConfig)),
+)
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search whose inputs are checked."""
+
+    settings: SearchConfig
+    base: RunConfig
+    """The settings of the command."""
+    space: Space
+    run: Prepared
+    """The run with the settings of the command."""
+    folder: Path
+    """Folder of the study."""
+    place: Path
+    """Folder of the run with the best settings."""
+    scoring: Scoring
+    say: Say
+
+    @property
+    def frozen(self) -> bool:
+        """Return whether no trial trains its backbone."""
+        return self.base.train.frozen and "finetune" not in self.space.of
+
+    @property
+    def engine(self) -> str:
+        """The engine of inference of all trials, where --infer-engine is auto."""
+        # Another backbone may not run in the engine that is the fastest for this one.
+        return TORCH if "backbone" in self.space.of else self.run.config.infer.infer_engine
+
+    def record(self) -> dict[str, Any]:
+        """Return what the study compares, by which a study that goes on is recognised."""
+        data = {name: one for name, one in self.run.run_key.items() if name not in OF_SETTINGS}
+        given = identity_settings(flatten(self.run.config))
+        away = {*OF_BITS, *self.space.of}
+        fixed = {name: value for name, value in given.items() if name not in away}
+        record = {
+            "data set": _hash(json.dumps(data, sort_keys=True).encode()),
+            "folds": _hash(self.run.fold_RN.tobytes()),
+            "metric": self.scoring.metric.title,
+            "fixed settings": fixed,
+            "space": self.space.record(),
+        }
+        # As it is read back.
+        found: dict[str, Any] = json.loads(json.dumps(record))
+        return found
+
+    def config(self, own: Mapping[str, Any], *, engine: str) -> RunConfig:
+        """Return the settings of a trial."""
+        given = self.base.infer.infer_engine
+        return replace(
+            self.base,
+            **own,
+            infer_engine=engine if given == "auto" else given,
+            output=str(self.folder / "trials"),
+            name="trial",
+            config=None,
+        )
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _check(config: RunConfig) -> None:
+    """Raise UserError for settings that no run can have, before the data are read."""
+    check_backbone(config.model.backbone)
+    check_optimizer(config.train.opt)
+    check_flags(config)
+
+
+def set_up(search: SearchConfig, config: RunConfig, say: Say) -> Search:
+    """Return a search whose settings, space and data are checked; nothing is written.
+
+    Raises UserError for the first problem that the user must fix.
+    """
+    output = config.output
+    require(output.only_folds is None, "--only-folds: a search scores all folds; leave it out")
+    require(config.train.seeds == 1, "--seeds: a trial is one run; train several seeds afterwards")
+    require(output.resume, "--no-resume: a study goes on; pass another --study to start a new one")
+    space = read_space(search.space_file, config, check=_check)
+    require(
+        not search.nested or (config.train.frozen and "finetune" not in space.of),
+        "--nested: needs --finetune head, with which a trial takes seconds",
+    )
+    # An ordinary run of the default name is none of ours, so its settings do not count.
+    run = prepare(replace(config, resume=False, dry_run=False), say)
+    name = search.study or f"study_{run.config.output.name}"
+    folder = Path(output.output) / name
+    place = Path(output.output) / (output.name or f"{name}_best")
+    require(folder != place, f"--study {name}: is the name of the run as well; pass another --name")
+    require(not (folder / "run.json").exists(), f"{folder}: is a run folder; pass another --study")
+    check_place(place, name)
+    return Search(search, config, space, run, folder, place, Scoring.of(run), say)

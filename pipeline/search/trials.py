@@ -1,0 +1,346 @@
+"""The trials of a study, which several processes share.
+
+A process claims a trial by the lock of the trial, which ends with the process. A trial that is
+running in the storage but whose lock nobody holds was cut off: its settings are run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import Timeout
+
+from foldblend.errors import UserError, shown
+from foldblend.locks import hold, is_held
+from pipeline.search.space import Space, Value
+from pipeline.search.storage import readable
+
+__all__ = ["DEFAULT", "Claim", "Counts", "Result", "Trials", "name_of"]
+
+DEFAULT = "default"
+"""Name of the cross-validation with the settings of the command."""
+MOST_TRIES = 3
+"""Times that the settings of a trial are run if its process ends each time."""
+PATIENCE = 0.1  # seconds in which another process that only looks at a lock has looked
+
+# Keys of what the trials and the study record for themselves.
+ERROR = "error"
+AGAIN = "again"
+TRIES = "tries"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that this process runs."""
+
+    name: str
+    settings: Mapping[str, Value]
+    """The settings that differ from those of the command."""
+    trial: Any = None
+    """The trial of Optuna; None for that with the settings of the command."""
+    lock: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A trial with all folds."""
+
+    name: str
+    settings: Mapping[str, Value]
+    value: float
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many trials there are, by what became of them."""
+
+    complete: int
+    pruned: int
+    failed: int
+    running: int
+    """Trials that processes are running."""
+    errors: tuple[str, ...]
+    """Why trials failed, the last one last."""
+
+    @property
+    def finished(self) -> int:
+        return self.complete + self.pruned + self.failed
+
+
+class Trials:
+    """The trials of one study."""
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        storage: Any,
+        file: Path,
+        space: Space,
+        *,
+        maximize: bool,
+        sampler_of: Callable[[int], Any],
+        record: Mapping[str, Any],
+        defaults: Mapping[str, Value] | None = None,
+        pruner: Any = None,
+    ) -> None:
+        """Open a study, or make it.
+
+        Parameters
+        ----------
+        folder
+            Folder of the locks.
+        name
+            Name of the study.
+        storage, file
+            Storage of Optuna, and its file for messages.
+        space
+            The settings that vary.
+        maximize
+            Whether greater values are better.
+        sampler_of
+            Function of a number that makes the sampler of this trial.
+        record
+            What the study compares, by which a study that goes on is recognised: a mapping from
+            texts to JSON values.
+        defaults
+            The settings of the command, if all of them are in the space.
+        pruner
+            A pruner of Optuna.
+
+        Raises
+        ------
+        UserError
+            If the study compares something else, or its storage cannot be read.
+        """
+        import optuna
+
+        self.folder = folder
+        self.file = file
+        self.space = space
+        self.sign = 1 if maximize else -1
+        self.sampler_of = sampler_of
+        self.defaults = defaults
+        folder.mkdir(parents=True, exist_ok=True)
+        direction: Literal["maximize", "minimize"] = "maximize" if maximize else "minimize"
+        with self._locked(), readable(file):
+            self.study = optuna.create_study(
+                study_name=name,
+                storage=storage,
+                direction=direction,
+                pruner=pruner or optuna.pruners.NopPruner(),
+                sampler=optuna.samplers.RandomSampler(seed=0),
+                load_if_exists=True,
+            )
+            before = self.study.user_attrs
+            new = not before and not self.study.get_trials(deepcopy=False)
+            for key, value in record.items() if new else ():
+                self.study.set_user_attr(key, value)
+        if not new:
+            _check_record(before, record, f"{file}: the study {name}")
+        if self.study.direction.name.lower() != direction:
+            raise UserError(f"{file}: the study {name} is of another metric; pass another --study")
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the study, for as long as it takes to look at all trials and to claim one."""
+        with hold(self.folder / ".lock", wait=lambda: None):
+            yield
+
+    def _lock_of(self, name: str) -> Path:
+        return self.folder / f".lock-{name}"
+
+    def _all(self) -> Sequence[Any]:
+        found: Sequence[Any] = self.study.get_trials(deepcopy=False)
+        return found
+
+    def default(self) -> float | None:
+        """Return the score with the settings of the command, or None if it is not known yet."""
+        value: Any = self.study.user_attrs.get(DEFAULT)
+        return float(value) if _is_number(value) else None
+
+    def claim(self, num: int) -> Claim | None:
+        """Return a trial for this process, or None if `num` trials are finished or running."""
+        with self._locked(), readable(self.file):
+            lock = contextlib.ExitStack()
+            if self.default() is None:
+                with contextlib.suppress(Timeout):
+                    lock.enter_context(hold(self._lock_of(DEFAULT), patience=PATIENCE))
+                    return Claim(DEFAULT, {}, None, lock)
+            self._run_cut_ones_again()
+            counts = self._counts()
+            if counts.finished + counts.running >= num:
+                return None
+            self.study.sampler = self.sampler_of(self._place_of_next())
+            trial = self.study.ask(self.space.distributions())
+            name = name_of(trial.number)
+            lock.enter_context(hold(self._lock_of(name), patience=PATIENCE))
+        return Claim(name, self.space.settings(trial.params), trial, lock)
+
+    def _run_cut_ones_again(self) -> None:
+        """Enqueue the settings of trials whose process has ended, and mark these as failed."""
+        from optuna.trial import TrialState
+
+        trials = self._all()
+        enqueued = {_number(one, AGAIN) for one in trials}
+        for one in trials:
+            name = name_of(one.number)
+            if one.state != TrialState.RUNNING or is_held(self._lock_of(name)):
+                continue
+            tries = _number(one, TRIES) or 1
+            if one.number not in enqueued and tries < MOST_TRIES:
+                # Parameters of an unfinished proposal are completed by the same sampler.
+                attrs = {AGAIN: one.number, TRIES: tries + 1}
+                self.study.enqueue_trial(dict(one.params), user_attrs=attrs)
+            self.study.tell(one.number, state=TrialState.FAIL)
+
+    def _place_of_next(self) -> int:
+        """Return the number of proposals before the next one.
+
+        Settings that are run again have the place of their first try.
+        """
+        from optuna.trial import TrialState
+
+        trials = self._all()
+        waiting = [one for one in trials if one.state == TrialState.WAITING]
+        place = len(trials)
+        if waiting:
+            first = waiting[0]
+            # A try may be of a trial that was run again itself.
+            while (before := _number(first, AGAIN)) is not None and before < first.number:
+                first = trials[before]
+            place = first.number
+        return sum(_number(one, AGAIN) is None for one in trials[:place])
+
+    def _counts(self) -> Counts:
+        from optuna.trial import TrialState
+
+        trials = self._all()
+        again = {_number(one, AGAIN) for one in trials}
+        # A trial that was cut off counts where its settings are run again.
+        counted = [one for one in trials if one.number not in again]
+        states = [one.state for one in counted]
+        outside = self.default() is not None and not any(
+            DEFAULT in one.user_attrs for one in trials
+        )
+        failed = [one for one in counted if one.state == TrialState.FAIL]
+        ended = f"its process ended {MOST_TRIES} times"
+        return Counts(
+            complete=states.count(TrialState.COMPLETE) + outside,
+            pruned=states.count(TrialState.PRUNED),
+            failed=len(failed),
+            running=states.count(TrialState.RUNNING) + is_held(self._lock_of(DEFAULT)),
+            errors=tuple(shown(str(one.user_attrs.get(ERROR, ended)), most=500) for one in failed),
+        )
+
+    def counts(self) -> Counts:
+        """Return how many trials there are."""
+        with self._locked(), readable(self.file):
+            self._run_cut_ones_again()
+            return self._counts()
+
+    def finish(self, claim: Claim, value: float) -> None:
+        """Record the score of a claimed trial, with the metric's own sign."""
+        from optuna.trial import create_trial
+
+        with self._locked(), readable(self.file):
+            if claim.trial is not None:
+                self.study.tell(claim.trial, value)
+            else:
+                self._finish_default(create_trial, value)
+        claim.lock.close()
+
+    def _finish_default(self, create_trial: Any, value: float) -> None:
+        """Record the score with the settings of the command.
+
+        Samplers learn from it only if these settings are in the space.
+        """
+        if self.defaults is not None:
+            self.study.add_trial(
+                create_trial(
+                    params=self.space.params(self.defaults),
+                    distributions=self.space.distributions(),
+                    value=value,
+                    user_attrs={DEFAULT: True},
+                )
+            )
+        self.study.set_user_attr(DEFAULT, value)
+
+    def fail(self, claim: Claim, why: str) -> None:
+        """Record that a claimed trial failed, with a line."""
+        from optuna.trial import TrialState
+
+        with self._locked(), readable(self.file):
+            claim.trial.set_user_attr(ERROR, shown(why, most=500))
+            self.study.tell(claim.trial, state=TrialState.FAIL)
+        claim.lock.close()
+
+    def prune(self, claim: Claim) -> None:
+        """Record that a claimed trial was stopped early."""
+        from optuna.trial import TrialState
+
+        with self._locked(), readable(self.file):
+            self.study.tell(claim.trial, state=TrialState.PRUNED)
+        claim.lock.close()
+
+    def results(self) -> list[Result]:
+        """Return the trials with all folds, that with the settings of the command first."""
+        from optuna.trial import TrialState
+
+        found = []
+        with readable(self.file):
+            trials = self._all()
+            default = self.default()
+        if default is not None:
+            found.append(Result(DEFAULT, {}, default))
+        for one in trials:
+            complete = one.state == TrialState.COMPLETE and DEFAULT not in one.user_attrs
+            if complete and one.values and _is_number(one.values[0]):
+                settings = self.space.settings(one.params)
+                found.append(Result(name_of(one.number), settings, float(one.values[0])))
+        return found
+
+    def best(self) -> Result | None:
+        """Return the trial with the best score, the first of equal ones."""
+        return max(self.results(), key=lambda one: self.sign * one.value, default=None)
+
+
+def name_of(number: int) -> str:
+    return f"trial_{number:05d}"
+
+
+def _number(trial: Any, key: str) -> int | None:
+    """Return a whole number that a trial records for us, or None."""
+    value = trial.user_attrs.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_record(before: Mapping[str, Any], record: Mapping[str, Any], what: str) -> None:
+    """Raise UserError if a study compares something else than this search."""
+    for key, value in record.items():
+        if before.get(key) != value:
+            raise UserError(
+                f"{what} has {_difference(key, before.get(key), value)}; pass another --study"
+            )
+
+
+def _difference(key: str, old: Any, new: Any) -> str:
+    """Return what differs, as "different fixed settings (epochs 4 -> 8)"."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return f"different {key}" if old is not None else f"no record of its {key}"
+    changed = [name for name in {**new, **old} if old.get(name) != new.get(name)]
+    shown_ones = [
+        f"{name} {shown(old.get(name), most=30)} -> {shown(new.get(name), most=30)}"
+        for name in sorted(changed)[:3]
+    ]
+    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+    return f"different {key} ({', '.join(shown_ones)}{more})"
