@@ -10,6 +10,7 @@ from ensemble.methods.base import Evidence
 from foldblend.scores.bootstrap import group_resamples
 from foldblend.scores.by_group import pooled
 from foldblend.scores.metrics import mean_score, softmax
+from foldblend.scores.optimism import optimism_of_choice
 from foldblend.scores.score import Score, score_of
 
 __all__ = [
@@ -219,9 +220,5 @@ def selection_optimism(scores: Sequence[Score]) -> float:
     # resamples.
     short_SB = resamples_SB[best_B, columns] - resamples_SB
     picked_B = (short_SB <= resamples_SB.std(axis=1)[best_B]).argmax(axis=0)
-    drift_B = (
-        resamples_SB[picked_B, columns]
-        - value_S[picked_B]
-        - (resamples_SB[chosen] - value_S[chosen])
-    )
-    return max(0.0, float(drift_B.mean()))
+    noise_SB = resamples_SB - value_S[:, None]
+    return max(0.0, optimism_of_choice(noise_SB, picked_B, chosen))

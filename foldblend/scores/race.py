@@ -1,25 +1,23 @@
-"""Compare configurations on equal folds, stop clear losers early, and estimate what choosing costs.
+"""Compare configurations on equal folds, and stop clear losers early.
 
 A configuration is a set of settings whose cross-validation is a run. Configurations are raced: each
 gets its first fold, those that are clearly worse than the best one stop, the others get the next
 fold, and so on (successive halving). All predictions are on the same held-out rows, so differences
-of scores are paired.
+of scores are paired. `benchmarks/halving.py` measures the rules on simulated data sets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
-from foldblend.scores.by_group import pooled
-from foldblend.scores.held_out import group_parts
 from foldblend.scores.intervals import jackknife_error
-from foldblend.scores.metrics import Metric, mean_score
+from foldblend.scores.metrics import Metric
+from foldblend.scores.optimism import Optimism, selection_optimism
 from foldblend.scores.rows import Rows
-from foldblend.scores.score import Gain, Score, left_out_score
+from foldblend.scores.score import Gain, Score, left_out_score, score_of
 
 __all__ = [
     "ERRORS",
@@ -29,9 +27,10 @@ __all__ = [
     "RULES",
     "Optimism",
     "Race",
-    "best_of",
     "clear_losers",
+    "helpful",
     "leads",
+    "leads_of_scores",
     "race",
     "selection_optimism",
 ]
@@ -40,23 +39,10 @@ ERRORS = 2.0
 """Standard errors by which the best configuration must lead before another one is stopped."""
 LEAST_GROUPS = 5
 """With fewer groups, standard errors are taken as unknown, and nothing is stopped."""
-NUM_PARTS = 5  # of the groups, where the rows are of a single fold
 
 PAIRED = "paired"
 PLAIN = "plain"
 NONE = "none"
-
-
-def best_of(values: Sequence[float]) -> int | None:
-    """Return the place of the greatest value, the first of equal ones; None if all are NaN.
-
-    Examples
-    --------
-    >>> best_of([0.7, float("nan"), 0.8]), best_of([float("nan")])
-    (2, None)
-    """
-    known = [place for place, value in enumerate(values) if not np.isnan(value)]
-    return max(known, key=lambda place: values[place]) if known else None
 
 
 def leads(metric: Metric, rows: Rows, proba_MNC: Sequence[np.ndarray]) -> list[Gain]:
@@ -90,22 +76,86 @@ def leads(metric: Metric, rows: Rows, proba_MNC: Sequence[np.ndarray]) -> list[G
     ...  for lead in leads(METRICS["accuracy"], rows, [half_NC, right_NC])]
     [(0.25, 0.099), (0.0, 0.0)]
     """
-    rows = rows.coded()
-    scores = [left_out_score(metric, rows, proba_NC) for proba_NC in proba_MNC]
-    best = best_of([score.value for score in scores])
+    return leads_of_scores(_scores(metric, rows, proba_MNC))
+
+
+def leads_of_scores(scores: Sequence[Score]) -> list[Gain]:
+    """Return the `leads` of configurations whose scores on the same rows are known already.
+
+    Parameters
+    ----------
+    scores
+        What `left_out_score` returns for each configuration.
+    """
+    best = _best(scores)
     if best is None:
         return [Gain(np.nan, np.inf)] * len(scores)
     return [
-        Gain(0.0, 0.0) if place == best else _lead(scores[best], score)
+        Gain(0.0, 0.0) if place == best else _gain(scores[best], score)
         for place, score in enumerate(scores)
     ]
 
 
-def _lead(best: Score, other: Score) -> Gain:
-    """Return the paired lead of the best score, with its standard error over groups."""
-    difference = best.minus(other)
-    known = np.isfinite(difference.left_out_G).sum() >= LEAST_GROUPS
-    return Gain(difference.value, jackknife_error(difference.left_out_G) if known else np.inf)
+def _scores(metric: Metric, rows: Rows, proba_MNC: Sequence[np.ndarray]) -> list[Score]:
+    """Return the score of each configuration, with its values without each group."""
+    rows = rows.coded()
+    return [left_out_score(metric, rows, proba_NC) for proba_NC in proba_MNC]
+
+
+def _best(scores: Sequence[Score]) -> int | None:
+    """Return the place of the best score, the first of equal ones; None if all are NaN."""
+    known = [place for place, score in enumerate(scores) if not np.isnan(score.value)]
+    return max(known, key=lambda place: scores[place].value) if known else None
+
+
+def _gain(new: Score, old: Score) -> Gain:
+    """Return the paired gain of a score, with its standard error over groups by the jackknife."""
+    difference = new.minus(old)
+    is_known = np.isfinite(difference.left_out_G).sum() >= LEAST_GROUPS
+    return Gain(difference.value, jackknife_error(difference.left_out_G) if is_known else np.inf)
+
+
+def helpful(metric: Metric, rows: Rows, proba_MNC: Sequence[np.ndarray]) -> list[int]:
+    """Return the places of the configurations that would improve a blend with the best one.
+
+    A configuration that is clearly worse than the best one can still correct its errors. Where
+    finished runs are blended, such configurations should not be stopped.
+
+    Parameters
+    ----------
+    metric, rows, proba_MNC
+        Those of `leads`.
+
+    Returns
+    -------
+    list[int]
+        Places of the configurations whose mean with the best one scores higher than the best one.
+
+    Examples
+    --------
+    The second configuration is right where the first one is unsure; the third one never is:
+
+    >>> from foldblend.scores.metrics import METRICS
+    >>> rows = Rows.of(np.zeros(10, int), np.arange(10))
+    >>> first_N = np.array([0.9] * 6 + [0.4] * 4)
+    >>> second_N = np.array([0.4] * 5 + [0.9] * 5)
+    >>> third_N = np.full(10, 0.1)
+    >>> proba_MNC = [np.stack([one, 1 - one], axis=1) for one in (first_N, second_N, third_N)]
+    >>> helpful(METRICS["accuracy"], rows, proba_MNC)
+    [1]
+    """
+    rows = rows.coded()
+    values = [score_of(metric, rows, proba_NC, resampled=False) for proba_NC in proba_MNC]
+    best = _best(values)
+    if best is None:
+        return []
+
+    def together(place: int) -> float:
+        mean_NC = (proba_MNC[best] + proba_MNC[place]) / 2
+        return score_of(metric, rows, mean_NC, resampled=False).value
+
+    others = (place for place in range(len(values)) if place != best)
+    return [place for place in others if together(place) > values[best].value]
 
 
 def clear_losers(leads: Sequence[Gain], *, errors: float = ERRORS) -> list[int]:
@@ -190,6 +240,7 @@ def race(
     *,
     rule: str | Callable[[Sequence[Gain]], list[int]] = PAIRED,
     rounds: int | None = None,
+    keep: Callable[[Sequence[int], int], Sequence[int]] | None = None,
 ) -> Race:
     """Evaluate configurations fold by fold, and stop some of them between folds.
 
@@ -215,6 +266,10 @@ def race(
         Number of rounds after which configurations may be stopped (default: all). After them,
         each of the others gets its remaining folds at once, the best one first, so that runs are
         finished one after the other.
+    keep
+        Function with the arguments of `compare` that returns the places of configurations which
+        are not stopped in any case, such as those that are `helpful` in a blend. It is called only
+        where some would be stopped.
 
     Returns
     -------
@@ -250,7 +305,10 @@ def race(
         if not running:
             break
         found = compare(running, fold + 1)
-        out = {running[place] for place in stop(found)}
+        places = set(stop(found))
+        if places and keep is not None:
+            places -= set(keep(running, fold + 1))
+        out = {running[place] for place in places}
         stopped += [one for one in running if one in out]
         lead_over = dict(zip(running, found, strict=True))
         running = sorted(
@@ -261,84 +319,3 @@ def race(
         one for one in running if all(is_done(one, fold) for fold in range(rounds, num_folds))
     ]
     return Race(tuple(steps), tuple(stopped), tuple(skipped), tuple(finished))
-
-
-class Optimism(NamedTuple):
-    """By how much a score is expected to be too high, and the standard error of this estimate."""
-
-    value: float
-    error: float
-
-
-def selection_optimism(metric: Metric, rows: Rows, proba_MNC: Sequence[np.ndarray]) -> Optimism:
-    """Return by how much the score of the best of M configurations on these rows is too high.
-
-    The rows that score the configurations also choose among them. Here each fold is predicted by
-    the configuration that is best on the other folds. The optimism is the score of the best one
-    minus the score of these cross-fitted predictions.
-
-    Parameters
-    ----------
-    metric
-        The score; a metric by group pools the images of each group first.
-    rows
-        Labels, groups, repeats and folds of the rows. If they are of a single fold, or if folds
-        split groups, parts of the groups are used instead of folds.
-    proba_MNC
-        Class probabilities N x C of each configuration on these rows.
-
-    Returns
-    -------
-    Optimism
-        In units of the metric, greater is more optimistic for every metric; 0 for one
-        configuration and where no score is defined.
-
-    Examples
-    --------
-    >>> from foldblend.scores.metrics import METRICS
-    >>> rows = Rows.of(np.arange(100) % 2, np.arange(100))
-    >>> rng = np.random.default_rng(0)
-    >>> guesses = [rng.dirichlet([1, 1], 100) for _ in range(20)]
-    >>> 0 < selection_optimism(METRICS["accuracy"], rows, guesses).value < 0.2
-    True
-    """
-    pairs = [pooled(metric, rows.coded(), proba_NC) for proba_NC in proba_MNC]
-    rows = pairs[0][0]
-    tables = [proba_NC for _, proba_NC in pairs]
-    metric = metric.by_image
-    best = _best_on(metric, rows, tables, np.arange(len(rows)))
-    part_N = _parts(rows)
-    if best is None or len(tables) < 2 or len(np.unique(part_N)) < 2:
-        return Optimism(0.0, 0.0)
-    crossed_NC = tables[best].copy()
-    for part in np.unique(part_N):
-        held = part_N == part
-        chosen = _best_on(metric, rows, tables, np.flatnonzero(~held))
-        crossed_NC[held] = tables[best if chosen is None else chosen][held]
-    difference = left_out_score(metric, rows, tables[best]).minus(
-        left_out_score(metric, rows, crossed_NC)
-    )
-    return Optimism(difference.value, jackknife_error(difference.left_out_G))
-
-
-def _parts(rows: Rows) -> np.ndarray:
-    """Return the part of each row, N: its fold, or the part of its group if folds do not suit."""
-    folds = np.unique(rows.fold_N)
-    pairs = np.unique(np.stack([rows.group_N, rows.fold_N]), axis=1).shape[1]
-    if len(folds) > 1 and pairs == rows.num_groups:
-        return rows.fold_N
-    num_parts = min(NUM_PARTS, rows.num_groups)
-    return group_parts(rows.label_N, rows.group_N, num_parts=num_parts)
-
-
-def _best_on(
-    metric: Metric, rows: Rows, tables: Sequence[np.ndarray], at: np.ndarray
-) -> int | None:
-    """Return the place of the configuration that is best on some rows."""
-    some = rows.take(at)
-    return best_of(
-        [
-            metric.sign * mean_score(metric, some.label_N, proba_NC[at], some.repeat_N)
-            for proba_NC in tables
-        ]
-    )

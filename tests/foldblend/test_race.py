@@ -12,6 +12,7 @@ from foldblend.scores.race import (
     PLAIN,
     RULES,
     clear_losers,
+    helpful,
     leads,
     race,
     selection_optimism,
@@ -105,7 +106,7 @@ def test_a_metric_that_is_not_defined_stops_nothing():
     found = leads(METRICS["roc_auc_ovr"], rows, tables)
     assert all(np.isnan(lead.value) for lead in found)
     assert clear_losers(found, errors=0.0) == []
-    assert selection_optimism(METRICS["roc_auc_ovr"], rows, tables).value == 0
+    assert selection_optimism(METRICS["roc_auc_ovr"], rows, tables) == (0.0, np.inf)
 
 
 def test_a_metric_by_group_pools_the_images_first():
@@ -197,9 +198,46 @@ def test_selection_optimism_is_about_right_for_equally_good_configurations():
     assert np.mean(estimated) == pytest.approx(np.mean(true), abs=0.015)
 
 
-def test_selection_optimism_takes_parts_of_groups_where_there_are_no_folds():
-    rows, tables = drawn(40, qualities=[1.5] * 8)
-    one_fold = rows.in_folds(np.zeros(len(rows), int))
-    split = rows.in_folds(np.arange(len(rows)) % 3)
-    found = [selection_optimism(ACCURACY, one, tables) for one in (one_fold, split)]
-    assert found[0] == found[1]
+def test_selection_optimism_is_zero_where_one_configuration_is_far_better():
+    rows, tables = drawn(qualities=[6.0, 0.0, 0.0])
+    assert selection_optimism(ACCURACY, rows, tables) == (0.0, 0.0)
+
+
+def test_selection_optimism_is_unknown_with_one_group():
+    rows = Rows.of(np.zeros(6, int), np.zeros(6, int))
+    tables = [np.full((6, 2), 0.5), np.eye(2)[rows.label_N]]
+    assert selection_optimism(ACCURACY, rows, tables) == (0.0, np.inf)
+
+
+def test_selection_optimism_does_not_depend_on_the_order_of_configurations():
+    rows, tables = drawn(40, qualities=[1.5, 1.4, 1.6, 1.5])
+    found = selection_optimism(METRICS["log_loss"], rows, tables)
+    assert 0 < found.value < 0.1
+    assert 0 < found.error < 0.1
+    assert selection_optimism(METRICS["log_loss"], rows, tables[::-1]) == pytest.approx(found)
+
+
+def test_helpful_configurations_improve_the_mean_with_the_best_one():
+    rows, tables = drawn(200, qualities=[2.0, 1.8, 0.0])
+    best_NC, other_NC, blind_NC = tables
+    assert helpful(ACCURACY, rows, tables) == [1]
+    assert helpful(ACCURACY, rows, [blind_NC, other_NC, best_NC]) == [1]
+    mean_NC = (best_NC + other_NC) / 2
+    assert ACCURACY.score(rows.label_N, mean_NC) > ACCURACY.score(rows.label_N, best_NC)
+    assert helpful(ACCURACY, rows, [best_NC, best_NC]) == []
+    assert helpful(METRICS["roc_auc_ovr"], rows.labelled(rows.label_N * 0), tables) == []
+
+
+def test_a_race_keeps_losers_that_help():
+    asked = []
+
+    def keep(configurations, num_folds):
+        asked.append((list(configurations), num_folds))
+        return [configurations.index(0)]
+
+    found = race(3, 3, lambda *_: True, table_of([0.5, 0.6, 0.8]), keep=keep)
+    assert found.stopped == (1,)
+    assert found.finished == (2, 0)
+    assert asked == [([0, 1, 2], 1), ([2, 0], 2)]
+    race(2, 3, lambda *_: True, table_of([0.8, 0.8]), keep=keep)
+    assert len(asked) == 2
