@@ -231,7 +231,11 @@ def settled(args: argparse.Namespace, **settings: Any) -> ResolvedConfig:
         "folds": 5,
     }
     decided |= {"repeats": 1, "name": "benchmark"}
-    undecided = {name: value for name, value in decided.items() if flatten(config)[name] is None}
+    given = flatten(config)
+    undecided = {name: value for name, value in decided.items() if given[name] is None}
+    # Without a model, auto has nothing to decide from.
+    rates = {"lr": 1e-3, "layer_decay": None, "drop_path": None}
+    undecided |= {name: value for name, value in rates.items() if given[name] == "auto"}
     return resolved(config, **undecided, **machine)
 
 

@@ -192,7 +192,9 @@ def make_fit(lever: Lever, args: dict[str, Any]) -> Fit:
     model = timm.create_model(args["backbone"], num_classes=18)
     model = model.to(memory_format=lever.weights or lever.layout)
     lever.model(model)
-    config = make_config(epochs=10_000, batch_size=args["batch_size"], **lever.settings)
+    config = make_config(
+        lr=1e-3, layer_decay=None, epochs=10_000, batch_size=args["batch_size"], **lever.settings
+    )
     side = args["img_size"]
     preprocess = Preprocess(width=side, height=side, mean=(0.5,) * 3, std=(0.5,) * 3)
     fit = Fit(model, config, preprocess, compute, steps_per_epoch=100)

@@ -219,7 +219,11 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
         return None
     if isinstance(value, (str, Path)) and "\0" in str(value):
         raise UserError(f"{flag_name(name)} {shown(value)}: has a NUL byte; correct it")
-    kind = next(option for option in options if option is not type(None))
+    kind, *others = [option for option in options if option is not type(None)]
+    if others:  # such as a number or a word
+        with contextlib.suppress(UserError):
+            return _convert(name, value, kind)
+        return _convert(name, value, others[0])
     if typing.get_origin(kind) is tuple:
         require(
             isinstance(value, (list, tuple)), f"{flag_name(name)} {value}: expected several of them"

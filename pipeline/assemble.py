@@ -90,6 +90,7 @@ def finish_record(
         origin=run.origin["source"],
         views=run.views,
         folds=info["folds"],
+        rates=run.rates,
     )
     if "search" in info:
         info["notes"].append(search_note(info["search"], METRICS[info["metric"]].title))

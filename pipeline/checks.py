@@ -138,7 +138,7 @@ def _idle_flags(config: RunConfig) -> dict[str, str]:
     default = flatten(RunConfig())
     idle = {}
     for name, about in flags_of(RunConfig).items():
-        if given[name] == default[name]:
+        if given[name] in (default[name], *about.formerly):
             continue
         if about.steps and config.train.frozen:
             idle[name] = "a --finetune other than head"

@@ -13,8 +13,7 @@ import numpy as np
 from foldblend.cli import Say
 from foldblend.flags import flags_of
 from foldblend.images import Values
-from foldblend.plugins import is_custom, is_downloaded, load_custom, source_hash
-from foldblend.runs.run import Run
+from foldblend.plugins import is_downloaded, load_custom, source_hash
 from foldblend.sources import source_hashes
 from folds.data.load import load_data
 from folds.data.manifest import Manifest, slug
@@ -41,19 +40,17 @@ from pipeline.inference_engine import decide_engine
 from pipeline.job import Prepared
 from pipeline.levels import has_pixels_by_levels, levels_differ, levels_key, once
 from pipeline.machine import decide_compile
-from pipeline.models.attribute_head import make_join
 from pipeline.models.backbones import (
-    build_model,
     check_backbone,
     check_forward,
     freeze,
-    model_kwargs,
     preprocess_of,
 )
-from pipeline.models.elsewhere import description_hash, weights_file
-from pipeline.models.pretrained import HubUnreachableError, Weights, load_file, load_pretrained
+from pipeline.models.elsewhere import description_hash
+from pipeline.rates_of_run import Before, Rates, keep_rates, with_rate
 from pipeline.settings_of_run import settings_of_run
 from pipeline.training.optim import check_optimizer, check_schedule
+from pipeline.trial_model import build_trial
 from pipeline.watch.tracking import require_wandb
 from tta.views.names import check_views, parse_views
 
@@ -63,27 +60,6 @@ PROFILE: dict[str, Any] = {"epochs": 10, "batch_size": 32}
 # A first run should end within a minute or two. It only shows that everything runs; its scores mean
 # nothing.
 DEMO_PROFILE: dict[str, Any] = {"img_size": "96x128", "epochs": 4, "batch_size": 16}
-
-
-def _load_weights(
-    config: RunConfig, manifest: Manifest, kwargs: dict[str, Any], say: Say
-) -> Weights | None:
-    if config.model.weights is not None:
-        return load_file(config.model.weights)
-    # A custom backbone loads pretrained weights itself.
-    if config.model.pretrained == "none" or is_custom(config.model.backbone):
-        return None
-    if is_downloaded(config.model.backbone):
-        return load_file(weights_file(config.model.backbone))
-    try:
-        return load_pretrained(
-            config.model.backbone, **{k: v for k, v in kwargs.items() if k == "img_size"}
-        )
-    except HubUnreachableError as error:
-        if not manifest.is_demo:
-            raise
-        say(f"warning: {error}. The demo continues with random weights; expect a poor score.")
-        return None
 
 
 def _apply_profile(config: RunConfig, manifest: Manifest, say: Say) -> RunConfig:
@@ -114,17 +90,21 @@ def _run_folder(config: RunConfig, manifest: Manifest) -> Path:
     )
 
 
-def _decide_folds(
-    config: RunConfig, manifest: Manifest, say: Say
-) -> tuple[ResolvedConfig, np.ndarray]:
-    """Return the settings, with all decided that depend on the folds, and the R x N folds."""
-    fold_RN = plan_folds(config.split, manifest, say)
+def _resolved(
+    config: RunConfig, manifest: Manifest, fold_RN: np.ndarray, rates: Rates
+) -> ResolvedConfig:
+    """Return the settings, with all decided, also those that depend on the folds and the model."""
     num_folds = int(fold_RN.max()) + 1
-    config = resolved(config, folds=num_folds, repeats=len(fold_RN))
+    config = resolved(config, folds=num_folds, repeats=len(fold_RN), **rates.settings)
     epoch_steps = manifest.num_training_rows(num_folds) // config.train.batch_size
     # All folds count, in whichever processes: later ones use what the first one has compiled.
     num_steps = epoch_steps * config.train.epochs * num_folds * len(fold_RN)
-    return resolved(config, compile=decide_compile(config.machine, num_steps)), fold_RN
+    return resolved(config, compile=decide_compile(config.machine, num_steps))
+
+
+def _continued(config: RunConfig, before: Before) -> RunConfig:
+    """Return the settings with which an existing run is continued."""
+    return keep_rates(as_started(config, before.written), before)
 
 
 def _sources(config: RunConfig) -> dict[str, dict[str, str]]:
@@ -158,7 +138,7 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
         known = checked_keys(cache_dir)
         remembered = kept_values(cache_dir)
     if config.output.resume and config.output.name is not None and config.train.seeds == 1:
-        config = as_started(config, Run(Path(config.output.output) / config.output.name).settings)
+        config = _continued(config, Before.of(Path(config.output.output) / config.output.name))
     load = functools.partial(
         load_data, known=known, fold_file=config.split.fold_file, remembered=remembered
     )
@@ -170,10 +150,11 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
         keep_values(remembered, cache_dir)
     folder = _run_folder(config, manifest)
     # Without --name, the name of the run follows from data and backbone and is known only now.
-    written = Run(folder).settings if config.output.resume else {}
-    before = config
-    config = as_started(config, written) if config.output.resume else config
-    if levels_differ(before.data, config.data):
+    before = Before.of(folder) if config.output.resume else Before()
+    written = before.written
+    asked_data = config.data
+    config = _continued(config, before) if config.output.resume else config
+    if levels_differ(asked_data, config.data):
         if has_pixels_by_levels(manifest):
             say("The run keeps its treatment of values of more than 8 bits and of transparency.")
             manifest, data_hash = load(config.data, told)
@@ -193,46 +174,38 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
     undecided = settings_of_run(
         config, manifest, f"{preprocess.width}x{preprocess.height}", folder.name
     )
-    decided, fold_RN = _decide_folds(undecided, manifest, say)
+    fold_RN = plan_folds(undecided.split, manifest, say)
+    trial = build_trial(undecided, manifest, record, preprocess, before=before, say=say)
+    decided = _resolved(undecided, manifest, fold_RN, trial.rates)
     for line in explain(decided):
         say(line)
-    kwargs = model_kwargs(decided.model, record, preprocess)
-    weights = _load_weights(decided, manifest, kwargs, say)
-    join = (
-        make_join(manifest.attributes, decided.model.ordinal)
-        if decided.model.head == "attributes"
-        else None
-    )
-    # A trial model shows now, and not in fold 0, whether the parts fit together.
     backbone = decided.model.backbone
     num_classes = manifest.num_classes
-    trial = build_model(
-        backbone, num_classes=num_classes, kwargs=kwargs, weights=weights, join=join
-    )
-    check_forward(trial, backbone, preprocess, num_classes=num_classes)
+    check_forward(trial.model, backbone, preprocess, num_classes=num_classes)
     check_recipe(decided, preprocess, num_classes=num_classes)
-    freeze(trial, decided.train.tuned)
-    check_schedule(trial, decided.train)
+    freeze(trial.model, decided.train.tuned)
+    check_schedule(trial.model, with_rate(decided, trial.rates.record).train)
     made = Prepared(
         config=decided,
         manifest=manifest,
         views=views,
         preprocess=preprocess,
-        model_kwargs=kwargs,
-        weights=weights,
-        join=join,
+        model_kwargs=trial.kwargs,
+        weights=trial.weights,
+        join=trial.join,
         fold_RN=fold_RN,
         run_key={},
+        rates=trial.rates.record,
     )
     asked = decided.infer.infer_engine
     # A run whose engine was not to be had is made by torch; the same command goes on with it.
     is_by_torch = written.get("infer_engine") == TORCH and asked not in ("auto", TORCH)
     if not (is_made or config.output.dry_run) and (not written or is_by_torch):
-        decided = decide_engine(made, trial, say)
+        decided = decide_engine(made, trial.model, say)
     run_key = {
         "configuration": identity_hash(decided),
         "data": data_hash,
-        "weights": weights.origin["source"] if weights else "random",
+        "weights": trial.weights.origin["source"] if trial.weights else "random",
     }
     overlay = manifest.overlay_hash()
     if overlay is not None:

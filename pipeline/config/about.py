@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from foldblend.flags import flags_of
+from foldblend.runs.info import RatesInfo
 from foldblend.words import plural
 from folds.data.demo import DEMO_NOTE
 from folds.data.manifest import Manifest
 from folds.split import SPLITTERS
 from pipeline.config.resolved import ResolvedConfig
 from pipeline.config.run import RunConfig
-from pipeline.config.train import TrainConfig
+from pipeline.config.train import FIND, TrainConfig
 
 __all__ = ["describe_run"]
 
@@ -42,10 +43,27 @@ def _weights(train: TrainConfig, groups: str) -> str:
     return f"{train.epochs} epoch{'s' * (train.epochs != 1)} (fixed), {what} weights"
 
 
-def _how(train: TrainConfig, folds: Sequence[dict[str, Any]], groups: str) -> str:
+def _rate(train: TrainConfig, folds: Sequence[dict[str, Any]], rates: RatesInfo) -> str:
+    """Return the peak learning rate of the folds, and how it was decided."""
+    if train.lr == FIND:
+        found = [f"{fold['lr']:g}{'' if fold['lr_found'] else ' (auto)'}" for fold in folds]
+        return f"learning rates {', '.join(found)} by --lr find,"
+    return f"{train.peak_lr:g}" + (" by --lr auto" if "lr" in rates.get("auto", []) else "")
+
+
+def _how(
+    config: ResolvedConfig, folds: Sequence[dict[str, Any]], groups: str, rates: RatesInfo
+) -> str:
+    train = config.train
     if not train.frozen:
         stages = "" if train.tuned.last_stages is None else f", the last {train.finetune} stages"
-        return f"{_weights(train, groups)}, {train.opt} {train.lr:g} {train.sched}{stages}"
+        decay = "" if train.layer_decay is None else f", layer decay {train.layer_decay:g}"
+        depth = config.model.drop_path
+        dropped = "" if depth is None else f", drop path {depth:g}"
+        rate = _rate(train, folds, rates)
+        return (
+            f"{_weights(train, groups)}, {train.opt} {rate} {train.sched}{decay}{dropped}{stages}"
+        )
     augmented = f", {train.feature_views} augmented copies" if train.feature_views else ""
     l2 = ", ".join(f"{fold['l2']:g}" for fold in folds)
     chosen = train.head_l2 == "auto" or "," in train.head_l2
@@ -80,6 +98,7 @@ def describe_run(
     origin: str,
     views: Sequence[str],
     folds: Sequence[dict[str, Any]],
+    rates: RatesInfo,
 ) -> tuple[str, list[str]]:
     """Return one sentence on how a run was made, and warnings for readers of its score.
 
@@ -95,6 +114,8 @@ def describe_run(
         Names of the views of test-time augmentation, identity included.
     folds
         The contents of each fold's done.json.
+    rates
+        What auto decided of the learning rate.
 
     Returns
     -------
@@ -105,7 +126,7 @@ def describe_run(
     groups = plural(manifest.group_name)
     ordered = f" (ordered: {model.ordinal})" if model.ordinal else ""
     head = "" if model.head == "joint" else f" with one head per attribute{ordered}"
-    parts = [f"{model.backbone}{head} at {model.img_size}", _how(config.train, folds, groups)]
+    parts = [f"{model.backbone}{head} at {model.img_size}", _how(config, folds, groups, rates)]
     if not config.train.frozen:
         parts += _changed_options(config)
     augmented = [view for view in views if view != "identity"]

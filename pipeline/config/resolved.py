@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 import typing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from folds.config import SplitConfig
 from pipeline.config.run import InferConfig, MachineConfig, ModelConfig, OutputConfig, RunConfig
-from pipeline.config.train import TrainConfig
+from pipeline.config.train import AUTO, TrainConfig
 
 __all__ = ["ResolvedConfig", "ResolvedMachine", "ResolvedTrain", "resolved"]
 
@@ -27,12 +27,16 @@ class ResolvedSplit(SplitConfig):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResolvedModel(ModelConfig):
     img_size: str
+    drop_path: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResolvedTrain(TrainConfig):
     epochs: int
     batch_size: int
+    lr: float | Literal["find"]
+    """Each fold replaces find by the rate that it found (see `TrainConfig.peak_lr`)."""
+    layer_decay: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +70,11 @@ class ResolvedConfig(RunConfig):
     output: ResolvedOutput
 
 
+def _is_decided(hint: Any, value: Any) -> bool:
+    """Return whether a value fits to a hint of a narrowed type."""
+    return value != AUTO and (value is not None or type(None) in typing.get_args(hint))
+
+
 def resolved(config: RunConfig, **decided: Any) -> ResolvedConfig:
     """Return the configuration with the settings in `decided` replaced.
 
@@ -85,7 +94,10 @@ def resolved(config: RunConfig, **decided: Any) -> ResolvedConfig:
         values = {one.name: getattr(group, one.name) for one in dataclasses.fields(group)}
         values |= {name: left.pop(name) for name in [*values] if name in left}
         if kind is not None:
-            undecided = [name for name in kind.__annotations__ if values[name] is None]
+            narrow = {name: typing.get_type_hints(kind)[name] for name in kind.__annotations__}
+            undecided = [
+                name for name, hint in narrow.items() if not _is_decided(hint, values[name])
+            ]
             assert not undecided, undecided
         made: Any = kind or type(group)
         groups[field.name] = made(**values)

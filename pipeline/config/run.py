@@ -22,7 +22,7 @@ from foldblend.limits import check_machine
 from foldblend.scores.by_group import GROUP, check_pool
 from foldblend.scores.metrics import check_metric
 from folds.config import DataConfig, SplitConfig
-from pipeline.config.train import AugmentConfig, LossConfig, TrainConfig
+from pipeline.config.train import AUTO, AugmentConfig, LossConfig, TrainConfig
 from tta.views.names import is_device_view, parse_views
 
 __all__ = [
@@ -107,8 +107,10 @@ class ModelConfig:
     """
     drop: float = flag(0.0, steps=True)
     """Dropout rate before the head, at least 0 and below 1."""
-    drop_path: float | None = flag(None, steps=True)
-    """Stochastic depth rate, at least 0 and below 1; default: as the backbone defines it."""
+    drop_path: float | str | None = flag(AUTO, steps=True, formerly=(None,))
+    """Stochastic depth rate, at least 0 and below 1. auto: 0.1 where --layer-decay auto decays,
+    otherwise as the backbone defines it.
+    """
 
     def __post_init__(self) -> None:
         require(
@@ -116,10 +118,12 @@ class ModelConfig:
         )
         require(0.25 <= self.crop_pct <= 1, f"--crop-pct {self.crop_pct}: pass 0.25 to 1")
         require(0 <= self.drop < 1, f"--drop {self.drop}: pass 0 up to, not including, 1")
-        require(
-            0 <= (self.drop_path or 0) < 1,
-            f"--drop-path {self.drop_path}: pass 0 up to, not including, 1",
-        )
+        rate = self.drop_path
+        if isinstance(rate, str):
+            require(rate == AUTO, f"--drop-path {rate}: pass a number or {AUTO}")
+        else:
+            fine = rate is None or 0 <= rate < 1
+            require(fine, f"--drop-path {rate}: pass 0 up to, not including, 1")
         require(
             self.ordinal is None or self.head == "attributes",
             "--ordinal: goes with --head attributes",

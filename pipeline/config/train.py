@@ -16,10 +16,13 @@ from foldblend.flags import Needs, flag, one_part
 from foldblend.plugins import is_custom
 
 __all__ = [
+    "AUTO",
+    "FIND",
     "AugmentConfig",
     "Finetune",
     "LossConfig",
     "TrainConfig",
+    "check_min_lr",
     "loss_names",
     "parse_finetune",
     "parse_l2",
@@ -27,6 +30,20 @@ __all__ = [
 ]
 
 _arg = tyro.conf.arg
+AUTO = "auto"
+FIND = "find"
+
+
+def check_min_lr(min_lr: float, lr: float | None, *, whence: str = "") -> None:
+    """Raise UserError unless a lowest learning rate is below the peak; None: not decided yet.
+
+    `whence` says what has decided the peak, if the user has not.
+    """
+    require(min_lr >= 0, f"--min-lr {min_lr}: pass 0 or more")
+    require(
+        lr is None or min_lr < lr,
+        f"--min-lr {min_lr}: pass 0 up to, not including, --lr {lr or 0:g}{whence}",
+    )
 
 
 def parse_l2(text: str) -> tuple[float, ...] | None:
@@ -134,11 +151,12 @@ class TrainConfig:
     """Number of batches whose gradients make one training step (gradient accumulation)."""
     opt: str = flag("adamw", worded=True)
     """Any timm optimiser, such as adamw or sgd."""
-    lr: float = flag(1e-3, worded=True, common=True)
-    """Peak learning rate."""
-    layer_decay: float | None = None
+    lr: float | str = flag(AUTO, worded=True, common=True, formerly=(1e-3,))
+    """Peak learning rate, auto or find (see docs/training.md)."""
+    layer_decay: float | str | None = flag(AUTO, worded=True, formerly=(None,))
     """Layer-wise learning rate decay: each layer learns at this factor, such as 0.75, of the rate
-    of the next layer; default: all layers have the same rate.
+    of the next layer; 1: all layers have the same rate. auto: as published for the fine-tuning of
+    transformers and convnets without batch norm, 1 for others.
     """
     weight_decay: float = 0.02
     """Weight decay; biases and norm layers are exempt."""
@@ -189,19 +207,22 @@ class TrainConfig:
             self.grad_accum_steps >= 1,
             f"--grad-accum-steps {self.grad_accum_steps}: pass 1 or more",
         )
-        require(self.lr > 0, f"--lr {self.lr}: pass more than 0")
+        lr = self.lr
+        if isinstance(lr, str):
+            require(lr in (AUTO, FIND), f"--lr {lr}: pass a number, {AUTO} or {FIND}")
+        else:
+            require(lr > 0, f"--lr {lr}: pass more than 0")
         decay = self.layer_decay
-        require(
-            decay is None or 0 < decay <= 1, f"--layer-decay {decay}: pass more than 0, up to 1"
-        )
+        if isinstance(decay, str):
+            require(decay == AUTO, f"--layer-decay {decay}: pass a number or {AUTO}")
+        else:
+            fine = decay is None or 0 < decay <= 1
+            require(fine, f"--layer-decay {decay}: pass more than 0, up to 1")
         require(self.weight_decay >= 0, f"--weight-decay {self.weight_decay}: pass 0 or more")
         require(
             0 <= self.warmup_epochs < 1e6, f"--warmup-epochs {self.warmup_epochs}: pass 0 or more"
         )
-        require(
-            0 <= self.min_lr < self.lr,
-            f"--min-lr {self.min_lr}: pass 0 up to, not including, --lr {self.lr:g}",
-        )
+        check_min_lr(self.min_lr, None if isinstance(lr, str) else lr)
         require(self.decay_epochs > 0, f"--decay-epochs {self.decay_epochs}: pass more than 0")
         require(0 < self.decay_rate < 1, f"--decay-rate {self.decay_rate}: pass between 0 and 1")
         require(
@@ -223,6 +244,12 @@ class TrainConfig:
         )
         require(self.seed >= 0, f"--seed {self.seed}: pass 0 or more")
         require(self.seeds >= 1, f"--seeds {self.seeds}: pass 1 or more")
+
+    @property
+    def peak_lr(self) -> float:
+        """The peak learning rate, once it is decided: in each fold for --lr find."""
+        assert not isinstance(self.lr, str), self.lr
+        return self.lr
 
     @property
     def tuned(self) -> Finetune:

@@ -11,7 +11,7 @@ from foldblend.errors import UserError, did_you_mean, in_a_line
 from foldblend.images import AS_BEFORE, Levels
 from foldblend.plugins import is_custom, is_downloaded, load_custom
 from pipeline.config.run import ModelConfig, parse_size
-from pipeline.config.train import Finetune
+from pipeline.config.train import AUTO, Finetune
 from pipeline.data.preprocess import Preprocess
 from pipeline.models.attribute_head import AttributeJoin, attach
 from pipeline.models.elsewhere import architecture, record_of
@@ -96,7 +96,8 @@ def model_kwargs(
     kwargs: dict[str, Any] = {}
     if config.drop or not is_custom(config.backbone):
         kwargs["drop_rate"] = config.drop
-    if config.drop_path is not None:
+    # "auto" is decided once the model has been built (see `pipeline.rates_of_run`).
+    if config.drop_path not in (None, AUTO):
         kwargs["drop_path_rate"] = config.drop_path
     if record.get("fixed_input_size"):
         kwargs["img_size"] = (preprocess.height, preprocess.width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache
 
 import numpy as np
@@ -110,6 +111,8 @@ def _state(config: ResolvedTrain) -> float:
     width = 64
     layer = torch.nn.Linear(width, width, bias=False)
     try:
-        return state_per_weight(build_optimizer(layer, config, fused=False), width)
+        # The number does not depend on the learning rate, which --lr find decides in each fold.
+        any_rate = dataclasses.replace(config, lr=1e-3, min_lr=0.0)
+        return state_per_weight(build_optimizer(layer, any_rate, fused=False), width)
     except Exception:  # some optimisers of timm want more than a gradient
         return 2.0

@@ -110,7 +110,7 @@ class Fit:
         self.step = 0
         self.images_seen = 0
         self.updates = 0
-        self.first_lr = config.train.lr
+        self.first_lr = config.train.peak_lr
         """Learning rate at the first step of the epoch."""
         # The sum stays on the device: reading each loss would stall a GPU.
         self.loss_sum = torch.zeros((), device=compute.device)

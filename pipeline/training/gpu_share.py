@@ -18,6 +18,7 @@ from pipeline.fold_memory import CONTEXT, FoldMemory
 from pipeline.infer import predict
 from pipeline.job import Prepared, TrainingJob
 from pipeline.memory import Chunks, Limits
+from pipeline.rates_of_run import with_rate
 from pipeline.training.count_fold import memory_of, steps_of
 from pipeline.training.counted_memory import CannotCount
 from pipeline.training.fit import Fit
@@ -230,7 +231,7 @@ def measure_fold(job: TrainingJob, device: str, limits: Limits) -> int:
     augment = job.feeder.device_augmentation
     size = (preprocess.width, preprocess.height) if augment is None else preprocess.stored_size
     batches = blank(config.train.batch_size * config.train.grad_accum_steps, *size) * 2
-    once = resolved(config, epochs=1, warmup_epochs=0.0)
+    once = resolved(with_rate(config, job.run.rates), epochs=1, warmup_epochs=0.0)
     counts_C = np.ones(job.run.manifest.num_classes, int)
     fit = Fit(
         model,

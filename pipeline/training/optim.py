@@ -75,11 +75,11 @@ def build_optimizer(
     if config.layer_decay is not None:
         extra["layer_decay"] = config.layer_decay
     optimizer: torch.optim.Optimizer = timm.optim.create_optimizer_v2(
-        model, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, **extra
+        model, opt=config.opt, lr=config.peak_lr, weight_decay=config.weight_decay, **extra
     )
     # timm's schedulers apply `lr_scale` (from layer decay); the schedules here do not.
     for group in optimizer.param_groups:
-        group["lr"] = config.lr * group.get("lr_scale", 1.0)
+        group["lr"] = config.peak_lr * group.get("lr_scale", 1.0)
     return optimizer
 
 
@@ -112,7 +112,7 @@ def _after_warmup(
 
 
 def _cosine(config: ResolvedTrain, steps: int, steps_per_epoch: int) -> Callable[[int], float]:
-    least = config.min_lr / config.lr
+    least = config.min_lr / config.peak_lr
 
     def factor(step: int) -> float:
         return least + (1 - least) * (
@@ -160,7 +160,7 @@ class _Plateau:
             factor=config.decay_rate,
             patience=config.patience_epochs,
             # Scaled for the groups of layer decay, as the cosine schedule does.
-            min_lr=[config.min_lr * peak / config.lr for peak in self.peaks],
+            min_lr=[config.min_lr * peak / config.peak_lr for peak in self.peaks],
         )
         self._warm_up()
 

@@ -20,5 +20,7 @@ TINY = [
     "--threads",
     "1",
 ]
+# What auto would decide from a model, for settings that are used without one.
+RATES = {"lr": 1e-3, "layer_decay": None, "drop_path": None}
 # Logged images and pages take longer than the training of a tiny run.
 TINY += ["--no-log-pictures", "--no-page"]

@@ -19,6 +19,7 @@ from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
 from pipeline.job import Prepared, TrainingJob
 from pipeline.watch.progress import Progress
+from tests.makers.constants import RATES
 
 # As of a manifest with one image in each fold.
 ONE_EACH = SimpleNamespace(num_training_rows=lambda num_folds: num_folds - 1)
@@ -42,7 +43,7 @@ def fake_job(
     }
     decided |= {"folds": num_folds, "repeats": 1, "threads": 1, "workers": 0}
     machine: dict[str, Any] = {"device": "cpu", "amp": False}
-    config = resolved(make_config(**machine | decided | settings))
+    config = resolved(make_config(**RATES | machine | decided | settings))
     preprocess = Preprocess(width=32, height=32, mean=(0.5,) * 3, std=(0.5,) * 3)
     compute = Compute(torch.device("cpu"), None, torch.channels_last)
     run = Prepared(

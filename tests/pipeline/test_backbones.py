@@ -27,6 +27,7 @@ from pipeline.models.pretrained import PACKAGED, load_file, load_pretrained, loa
 from pipeline.models.timm_import import timm
 from pipeline.training.fit import Fit
 from pipeline.training.optim import build_optimizer, build_scheduler
+from tests.makers.constants import RATES
 from tta.merge import mean_logit
 from tta.views.names import hflip, parse_views
 
@@ -157,7 +158,7 @@ def test_augmentation_depends_only_on_the_seed():
 
 
 def schedule(sched, **changes):
-    config = make_config({"epochs": 10, "sched": sched, "lr": 0.5, **changes}).train
+    config = make_config({**RATES, "epochs": 10, "sched": sched, "lr": 0.5, **changes}).train
     optimizer = build_optimizer(torch.nn.Linear(2, 2), config, fused=False)
     scheduler = build_scheduler(optimizer, config, steps_per_epoch=10)
     rates = []
@@ -201,7 +202,7 @@ def toy_loader(tmp_path, num=24):
 
 
 def fit_of(model, loader, preprocess, compute=CPU, *, augment=None, seed_parts=(), **flags):
-    config = make_config(flags, batch_size=8)
+    config = make_config({**RATES, **flags}, batch_size=8)
     return Fit(
         model,
         config,

@@ -19,7 +19,7 @@ from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
 from pipeline.training import compiling
 from pipeline.training.fit import Fit
-from tests.makers.constants import TINY
+from tests.makers.constants import RATES, TINY
 
 CPU = Compute(torch.device("cpu"), None, torch.channels_last)
 COMPILED = dataclasses.replace(CPU, compile=True)
@@ -59,7 +59,14 @@ def train(compute, *, lines=None, batch_size=8, **flags):
     """Return the weights, running statistics and next random number after an epoch."""
     said = [] if lines is None else lines
     config = make_config(
-        {"batch_size": batch_size, "epochs": 1, "warmup_epochs": 0, "backbone": "toy", **flags}
+        {
+            **RATES,
+            "batch_size": batch_size,
+            "epochs": 1,
+            "warmup_epochs": 0,
+            "backbone": "toy",
+            **flags,
+        }
     )
     made = model()
     torch.manual_seed(1)
@@ -202,7 +209,7 @@ def test_images_that_the_device_crops_are_tried_at_the_training_size(monkeypatch
     monkeypatch.setattr(torch, "compile", Seen)
     fit = Fit(
         model(),
-        make_config({"batch_size": 8, "backbone": "toy"}, epochs=1),
+        make_config({**RATES, "batch_size": 8, "backbone": "toy"}, epochs=1),
         PREPROCESS,
         COMPILED,
         steps_per_epoch=3,

@@ -35,7 +35,7 @@ from pipeline.predict.session import open_session
 from pipeline.training import gpu_share
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.fit import Fit
-from tests.makers.constants import TINY
+from tests.makers.constants import RATES, TINY
 from tta.views.names import view_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -71,7 +71,7 @@ def small_model(here, name="test_efficientnet", **kwargs):
 
 
 def fit_of(model, here, *, steps, augment=None, **settings):
-    config = make_config({"batch_size": 16, "sched": "constant", **settings})
+    config = make_config({**RATES, "batch_size": 16, "sched": "constant", **settings})
     quiet = {"augment": augment, "say": lambda _: None}
     return Fit(model, config, PREPROCESS, here, steps_per_epoch=steps, **quiet)
 
@@ -270,7 +270,7 @@ def test_no_step_waits_for_the_gpu(amp_dtype, options):
     join = make_join(parts, "b") if options == "heads" else None
     model = build_model("test_efficientnet", num_classes=4, kwargs={}, weights=None, join=join)
     model = model.to(here.device, memory_format=here.memory_format)
-    config = make_config({"epochs": 2, "batch_size": 16, **OPTIONS[options]})
+    config = make_config({**RATES, "epochs": 2, "batch_size": 16, **OPTIONS[options]})
     augment = device_augmentation("default", PREPROCESS, here.memory_format)
     counts_C = np.array([4, 4, 4, 4])
     fit = Fit(model, config, PREPROCESS, here, steps_per_epoch=8, count_C=counts_C, augment=augment)

@@ -25,6 +25,7 @@ from pipeline.training.fit import Fit
 from pipeline.training.gpu_plan import least_need
 from pipeline.training.gpu_share import count_memory
 from pipeline.training.saved_state import tensors_in
+from tests.makers.constants import RATES
 from tests.makers.jobs import fake_job
 
 MIXED = Compute(torch.device("cpu"), torch.bfloat16, torch.channels_last)
@@ -74,7 +75,7 @@ def peak_of_fit(backbone, *, size, batch, monkeypatch, by, **settings):
     monkeypatch.setattr(preprocess_module, "_constants", preprocess_module._constants.__wrapped__)
     model = build_model(backbone, num_classes=18, kwargs={}, weights=None)
     preprocess = Preprocess(width=size, height=size, mean=(0.5,) * 3, std=(0.5,) * 3)
-    config = make_config(epochs=2, batch_size=batch, **settings)
+    config = make_config(RATES, epochs=2, batch_size=batch, **settings)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake:
         with FakeCopyMode(fake):

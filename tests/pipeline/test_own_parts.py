@@ -16,7 +16,7 @@ from pipeline.checks import explain
 from pipeline.config.command_line import parse_run_config
 from pipeline.config.resolved import resolved
 from pipeline.config.settings import flatten
-from tests.makers.constants import TINY
+from tests.makers.constants import RATES, TINY
 
 OWN = "examples.own_parts"
 OWN_FLAGS = [
@@ -247,6 +247,7 @@ def decided(argv):
         "threads": 1,
     }
     undecided = {name: value for name, value in counts.items() if flatten(config)[name] is None}
+    undecided |= {name: value for name, value in RATES.items() if flatten(config)[name] == "auto"}
     return resolved(config, img_size="32x32", name="x", workers=0, **undecided)
 
 

@@ -143,7 +143,7 @@ def test_a_checkpoint_of_other_settings_is_kept_without_no_resume(
         for word in (f"--{key.replace('_', '-')}", value)
     ]
     argv += ["--data", tiny_layout, "--output", tmp_path, "--name", "a"]
-    cv_command(*argv, "--lr", "0.01").assert_one_line_error("lr 0.001 -> 0.01", "--no-resume")
+    cv_command(*argv, "--lr", "0.01").assert_one_line_error("lr 0.0005 -> 0.01", "--no-resume")
     done = cv_command(
         *argv, "--lr", "0.01", "--no-resume", "--epochs", "1", "--no-log-pictures", "--no-page"
     )

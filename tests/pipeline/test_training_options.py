@@ -23,6 +23,7 @@ from pipeline.training.finite import NotFiniteError
 from pipeline.training.fit import Fit
 from pipeline.training.inner import inner_rows
 from pipeline.training.optim import build_optimizer, build_scheduler
+from tests.makers.constants import RATES
 
 CPU = Compute(torch.device("cpu"), None, torch.contiguous_format)
 PREPROCESS = Preprocess(width=8, height=8, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -68,7 +69,7 @@ def batches(num, size, num_classes=3, seed=0):
 
 
 def fit_of(model, loader, **flags):
-    config = make_config({"epochs": 1, "batch_size": 8, "warmup_epochs": 0, **flags})
+    config = make_config({**RATES, "epochs": 1, "batch_size": 8, "warmup_epochs": 0, **flags})
     return Fit(
         model,
         config,
@@ -160,7 +161,7 @@ def test_clipping_bounds_the_step():
 @pytest.mark.parametrize("opt", ["sgd", "adamw", "AdamW"])
 def test_a_first_step_that_overflows_leaves_no_trace(opt):
     """The gradient scaler of float16 skips it; later steps are those of a new optimiser."""
-    config = make_config(opt=opt, lr=0.1).train
+    config = make_config(RATES, opt=opt, lr=0.1).train
     found = []
     for overflows in (False, True):
         model = Plain()
@@ -180,7 +181,7 @@ def test_a_first_step_that_overflows_leaves_no_trace(opt):
 def test_what_can_be_fused_is_fused():
     fused = {
         (opt, scaled): build_optimizer(
-            Plain(), make_config(opt=opt).train, fused=True, scaled=scaled
+            Plain(), make_config(RATES, opt=opt).train, fused=True, scaled=scaled
         ).defaults.get("fused")
         for opt in ("AdamW", "sgd", "lion")
         for scaled in (False, True)
@@ -291,7 +292,9 @@ def test_integer_and_boolean_buffers_are_the_latest():
 
 
 def rates(num_epochs=10, steps=10, losses=None, **flags):
-    config = make_config({"epochs": num_epochs, "lr": 0.5, "warmup_epochs": 0, **flags}).train
+    config = make_config(
+        {**RATES, "epochs": num_epochs, "lr": 0.5, "warmup_epochs": 0, **flags}
+    ).train
     optimizer = build_optimizer(torch.nn.Linear(2, 2), config, fused=False)
     schedule = build_scheduler(optimizer, config, steps_per_epoch=steps)
     found = []
@@ -357,7 +360,7 @@ def test_plateau_keeps_the_ratios_of_layer_decay_down_to_the_minimum():
         "min_lr": 0.05,
         "warmup_epochs": 0,
     }
-    config = make_config({"epochs": 9, "lr": 0.1, **flags}).train
+    config = make_config({**RATES, "epochs": 9, "lr": 0.1, **flags}).train
     optimizer = build_optimizer(model, config, fused=False)
     before = [group["lr"] for group in optimizer.param_groups]
     schedule = build_scheduler(optimizer, config, steps_per_epoch=1)
@@ -454,7 +457,7 @@ def test_only_the_last_stages_learn(backbone):
     learns = {name for stage in (last - 1, last) for name in stages[stage]}
     before = copy.deepcopy(model.state_dict())
     config = make_config(
-        epochs=1, batch_size=8, opt="sgd", lr=0.5, sched="constant", warmup_epochs=0
+        RATES, epochs=1, batch_size=8, opt="sgd", lr=0.5, sched="constant", warmup_epochs=0
     )
     width = 160 if "vit" in backbone else 32
     loader = [
