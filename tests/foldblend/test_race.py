@@ -19,6 +19,7 @@ from foldblend.scores.race import (
 )
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import Gain
+from tests.makers.portfolios import NUM_FOLDS, Portfolio
 
 ACCURACY = METRICS["accuracy"]
 NUM_CLASSES = 4
@@ -241,3 +242,32 @@ def test_a_race_keeps_losers_that_help():
     assert asked == [([0, 1, 2], 1), ([2, 0], 2)]
     race(2, 3, lambda *_: True, table_of([0.8, 0.8]), keep=keep)
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("seed", [1, 7, 8])
+def test_a_race_on_simulated_faces_stops_what_is_broken_and_finishes_the_best(seed):
+    """Some configurations of these seeds learned nothing; they stop after their first fold."""
+    portfolio = Portfolio(seed, groups=(200, 201))
+    rows, tables = portfolio.draw(portfolio.num_groups, 1)
+    metric = METRICS["f1_macro"]
+
+    def on_folds(configurations, num_folds):
+        at = rows.fold_N < num_folds
+        return metric, rows.take(at), [tables[one][at] for one in configurations]
+
+    found = race(
+        len(tables),
+        NUM_FOLDS,
+        lambda *_: True,
+        lambda *which: leads(*on_folds(*which)),
+        keep=lambda *which: helpful(*on_folds(*which)),
+    )
+    quality_M = portfolio.quality_MK.mean(axis=1)
+    broken = np.flatnonzero(quality_M < 0.3).tolist()
+    assert broken
+    steps = [one for one, _ in found.steps]
+    assert all(steps.count(one) == 1 for one in broken)
+    scores = [metric.score(rows.label_N, proba_NC) for proba_NC in tables]
+    assert int(np.argmax(scores)) in found.finished
+    assert len(found.finished) + len(found.stopped) == len(tables)
+    assert len(found.steps) < len(tables) * NUM_FOLDS
