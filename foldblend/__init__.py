@@ -44,6 +44,7 @@ PUBLIC = {
     "load": "foldblend.runs.check",
     "load_export": "pipeline.export.loaded",
     "make_config": "pipeline.config.settings",
+    "plan": "pipeline.plan.api",
     "predict": "pipeline.predict.api",
     "score_images": "pipeline.predict.api",
     "run_tta": "pipeline.run_tta",

@@ -20,6 +20,7 @@ COMMANDS = {
     "run_tta": "pipeline.commands",
     "predict": "pipeline.commands",
     "export_model": "pipeline.export.command",
+    "plan": "pipeline.plan.command",
     "tune": "pipeline.search.command",
     "run_audit": "folds.commands",
     "import_run": "folds.commands",

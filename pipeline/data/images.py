@@ -198,7 +198,7 @@ def _gb(size: int) -> str:
     return f"{size / GB:.2f} GB" if size < 10 * GB else f"{size / GB:,.0f} GB"
 
 
-def _free_ram() -> int:
+def free_ram() -> int:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(
@@ -277,7 +277,7 @@ def open_images(
         policy["levels"] = preprocess.levels.key
     store = Store.at(images_folder(cache_dir), (height, width, 3), "uint8", policy)
     num_missing = 0 if cache == "off" else len(store.missing(unique))
-    room = Room(_free_disk(store.folder), _free_ram(), device_room)
+    room = Room(_free_disk(store.folder), free_ram(), device_room)
     size = len(unique) * store.size
     mode, why = choose_cache(
         cache, size=size, missing=num_missing * store.size, passes=passes, room=room

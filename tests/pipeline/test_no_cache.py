@@ -64,7 +64,7 @@ def full_disk_error(*_, **__):
 def test_images_are_read_from_files_where_ram_is_short_too(
     tiny_layout, tmp_path, full_disk, monkeypatch
 ):
-    monkeypatch.setattr(images, "_free_ram", lambda: 0)
+    monkeypatch.setattr(images, "free_ram", lambda: 0)
     said = []
     source = cross_validate(config(tiny_layout, tmp_path), say=said.append)
     assert any("so each image is decoded whenever it is read" in line for line in said)

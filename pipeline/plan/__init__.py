@@ -1,0 +1,1 @@
+"""Planning: from a data set and a time limit to many runs and their blend."""

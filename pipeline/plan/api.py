@@ -1,0 +1,181 @@
+"""plan(): from a data set and a time limit to a blend of many runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from foldblend.cli import Say
+from foldblend.errors import UserError, listed, require
+from foldblend.files import is_file
+from foldblend.flags import flag_name, flags_of, from_settings
+from foldblend.progress import duration, lines_to, write
+from foldblend.runs.folder import lock_folder
+from foldblend.runs.run import Run
+from pipeline.config.run import RunConfig
+from pipeline.config.settings import make_config
+from pipeline.config.trust import own_parts
+from pipeline.plan.blended import check_folder
+from pipeline.plan.choices import Choices, sweep
+from pipeline.plan.clock import Clock
+from pipeline.plan.config import PlanConfig, PlanOptions
+from pipeline.plan.done import progress_of
+from pipeline.plan.draft import Draft
+from pipeline.plan.execute import execute
+from pipeline.plan.make import make_plan
+from pipeline.plan.plan_file import Plan, changed_settings, read_plan, write_plan
+from pipeline.plan.section import HEADER, rows_of
+from reports.text import table
+
+__all__ = ["plan", "run_plan"]
+
+# Flags of run_cv.py that --plan takes; the others stand in the file.
+WITH_A_FILE = ("name", "output", "dry_run")
+
+
+def plan(*, say: Say = write, **settings: Any) -> Run:
+    """Plan and make many runs of a data set within a time limit, and return their blend.
+
+    A frozen backbone comes first, then more backbones and sizes, then fine-tuned runs, of which
+    clear losers stop after one or two folds. All runs have the same folds. The same call goes on
+    with a plan that was interrupted.
+
+    Parameters
+    ----------
+    say
+        Function that prints one line of the log.
+    settings
+        ``time_limit`` (such as "45m"), or ``plan``, a plan.yaml; ``stop_losers``, ``views``; and
+        settings of run_cv.py that all runs have, such as ``data`` and ``folds``.
+
+    Returns
+    -------
+    Run
+        The blend in ``<output>/<name>/``; its runs are in ``<output>/<name>-runs/``.
+
+    Raises
+    ------
+    UserError
+        For a time that does not suffice for one run, a wrong setting, or unusable data.
+
+    Examples
+    --------
+    >>> best = fb.plan(data=data, time_limit="10m", backbone="test_resnet", pretrained="none",
+    ...                img_size=32, finetune="head", folds=2, views="none", output=output,
+    ...                name="planned", say=silent)
+    >>> best.info["kind"]
+    'blend'
+    """
+    own = flags_of(PlanOptions)
+    options = from_settings(
+        PlanOptions, {name: settings.pop(name) for name in own.keys() & settings.keys()}
+    )
+    base = make_config(settings)
+    groups = {field.name: getattr(base, field.name) for field in dataclasses.fields(RunConfig)}
+    return run_plan(PlanConfig(**groups, planning=options), say=say)
+
+
+def run_plan(config: PlanConfig, *, already: float = 0.0, say: Say = write) -> Run:
+    """Plan and make runs; `already` are the seconds that the command took before (see `plan`)."""
+    options = config.planning
+    clock = Clock(options.limit, already=already)
+    with lines_to(say):
+        if options.plan is not None:
+            made = _from_file(config)
+            clock = Clock(_limit(options, made), already=already)
+        else:
+            require(
+                options.limit is not None or options.sweep,
+                "--time-limit: missing; pass one such as 45m, or a plan with --plan",
+            )
+            made = _planned(config, clock, say)
+        if options.sweep:
+            swept = sweep(made)
+            say(f"{made.runs_folder}: removed {listed(swept) if swept else 'nothing'}")
+            return Run(made.folder)
+        check_folder(made)
+        for line in lines_of(made):
+            say(line)
+        if config.output.dry_run:
+            return Run(made.folder)
+        with lock_folder(made.runs_folder):
+            write_plan(made)
+            blended = execute(made, clock, say=say)
+        for line in lines_of(made):
+            say(line)
+        say(f"blend: {blended.path}")
+        return blended
+
+
+def _limit(options: PlanOptions, made: Plan) -> float | None:
+    limit = options.time_limit or made.time_limit
+    return dataclasses.replace(options, time_limit=limit).limit
+
+
+def _from_file(config: PlanConfig) -> Plan:
+    """Return the plan of --plan, under the name that is typed."""
+    options = config.planning
+    assert options.plan is not None
+    others = sorted(config.typed - {*WITH_A_FILE})
+    require(
+        not others,
+        f"--plan {options.plan} with {listed(map(flag_name, others))}: runs of a plan have the"
+        " settings of its file; write them there under `settings`",
+    )
+    made = read_plan(options.plan)
+    typed: dict[str, Any] = {
+        **({"name": config.output.name} if config.output.name else {}),
+        **({"output": config.output.output} if "output" in config.typed else {}),
+        **({"time_limit": options.time_limit} if options.time_limit else {}),
+    }
+    return dataclasses.replace(made, **typed)
+
+
+def _planned(config: PlanConfig, clock: Clock, say: Say) -> Plan:
+    """Return a new plan, with the runs that an earlier plan of its name has already."""
+    draft = Draft(config, clock, say)
+    made = make_plan(draft)
+    for line in draft.data.lines():
+        say(line)
+    if not is_file(made.file):
+        return made
+    before = read_plan(made.file)
+    changed = changed_settings(before, made.settings)
+    if changed:
+        raise UserError(
+            f"{made.file}: has runs with other settings ({listed(changed)}); pass the same flags,"
+            " --plan with this file, or another --name"
+        )
+    _check_parts(before, config)
+    names = {run.name for run in before.runs}
+    runs = (*before.runs, *(run for run in made.runs if run.name not in names))
+    return dataclasses.replace(made, runs=runs)
+
+
+def _check_parts(before: Plan, config: PlanConfig) -> None:
+    """Raise UserError for code that a plan.yaml names which nobody typed."""
+    typed: dict[str, Any] = {name for _, name in own_parts(config)}
+    for run in before.runs:
+        for setting, name in own_parts(before.config_of(run)):
+            if name not in typed:
+                raise UserError(
+                    f"{before.file}: {setting} {name} of run {run.name} is code of its own; type"
+                    f" --plan {before.file} to import it"
+                )
+
+
+def lines_of(made: Plan) -> list[str]:
+    """Return the table of a plan: what is done, running and left."""
+    choices = Choices.read(made)
+
+    def progress(run: Any) -> Any:
+        return progress_of(made.runs_folder / run.name)
+
+    rows = rows_of(made, choices, progress)
+    times = [run.seconds for run in made.runs if run.seconds is not None]
+    total = f", about {duration(sum(times))} in all" if times else ""
+    limit = f"; time limit {made.time_limit}" if made.time_limit else ""
+    return [
+        f"plan {made.file}: {len(made.runs)} runs{total}{limit}",
+        *table(HEADER, rows, name_width=48),
+    ]

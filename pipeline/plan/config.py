@@ -1,0 +1,85 @@
+"""Settings of plan.py, and their command line; imports no torch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from foldblend.errors import require
+from foldblend.flags import expand_home, flag
+from foldblend.help import About
+from pipeline.config.run import RunConfig
+
+__all__ = ["ABOUT", "PlanConfig", "PlanOptions", "parse_limit"]
+
+ABOUT = About(
+    "plan.py",
+    "Plan and make many runs of a data set within a time limit, and blend them: a frozen backbone"
+    " first, then more backbones and sizes, then fine-tuned ones. Flags of run_cv.py hold for all"
+    " runs. DATA is short for --data DATA.",
+    (
+        "photos --time-limit 45m",
+        "photos --time-limit 2h --folds 5 --metric accuracy --dry-run",
+        "--plan outputs/PLAN-runs/plan.yaml --time-limit 8h",
+    ),
+    first="[DATA]",
+)
+LIMIT = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
+LONGEST = 30 * 24 * 3600.0
+
+
+def parse_limit(text: str) -> float:
+    """Return the seconds of a time limit such as 45m, 2h, 1h30m, 90s or 90.
+
+    Examples
+    --------
+    >>> parse_limit("45m"), parse_limit("1h30m"), parse_limit("90")
+    (2700.0, 5400.0, 90.0)
+    """
+    found = LIMIT.fullmatch(text.strip().lower())
+    parts = [float(part or 0) for part in found.groups()] if found else [0.0]
+    seconds = sum(part * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
+    require(
+        0 < seconds <= LONGEST,
+        f"--time-limit {text}: write a time such as 90s, 45m, 2h or 1h30m, of at most 30 days",
+    )
+    return seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanOptions:
+    """Settings of a plan beside those of its runs."""
+
+    time_limit: str | None = flag(None, common=True)
+    """Time of this command, start and reports included, such as 45m, 2h or 1h30m.
+    Default: that of --plan, or none, so that all runs of --plan are made.
+    """
+    plan: str | None = flag(None, common=True)
+    """plan.yaml of an earlier plan, or one of your own, whose runs are made; nothing is planned.
+    docs/plan.md describes it.
+    """
+    stop_losers: bool = flag(True, common=True)
+    """Stop a fine-tuned run after its first or second fold if it is clearly worse than the best."""
+    views: Literal["auto", "none"] = "auto"
+    """Test-time augmentation of finished runs, the best first, if time is left: auto or none."""
+    sweep: bool = False
+    """Remove what stopped runs have left, and make no runs."""
+
+    def __post_init__(self) -> None:
+        expand_home(self, "plan")
+        if self.time_limit is not None:
+            parse_limit(self.time_limit)
+
+    @property
+    def limit(self) -> float | None:
+        """Seconds of the time limit, None without one."""
+        return None if self.time_limit is None else parse_limit(self.time_limit)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanConfig(RunConfig):
+    """Settings of a plan: its own, and those of run_cv.py that all its runs have."""
+
+    planning: PlanOptions = field(default_factory=PlanOptions)
+    """The plan."""

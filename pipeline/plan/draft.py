@@ -1,0 +1,199 @@
+"""What is known of the data and the machine while a plan is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from foldblend.cli import Say
+from foldblend.errors import UserError
+from foldblend.files import home
+from foldblend.flags import flags_of
+from foldblend.plugins import is_custom, is_downloaded
+from pipeline.config.run import RunConfig, parse_size
+from pipeline.config.settings import flatten, replace
+from pipeline.job import Prepared
+from pipeline.models.backbones import check_backbone
+from pipeline.models.pretrained import HubUnreachableError
+from pipeline.plan.clock import Clock
+from pipeline.plan.config import PlanConfig
+from pipeline.plan.estimate import Size, Speed
+from pipeline.plan.fingerprint import Fingerprint, fingerprint
+from pipeline.plan.measure import measure_speed, size_of_data
+from pipeline.plan.plan_file import OF_THE_PLAN
+from pipeline.plan.portfolio import BACKBONES, Backbone
+from pipeline.plan.sizes import fitted_size
+
+__all__ = [
+    "Draft",
+    "backbones_of",
+    "common_settings",
+    "freezes",
+    "measure",
+    "sizes_of",
+    "tunes",
+    "usual_pixels",
+]
+
+
+@dataclass(slots=True)
+class Draft:
+    """What is known of the machine and the data while a plan is made."""
+
+    config: PlanConfig
+    clock: Clock
+    say: Say
+    speeds: dict[str, Speed] = field(default_factory=dict)
+    """By backbone, at `pixels`."""
+    pixels: dict[str, int] = field(default_factory=dict)
+    """Pixels of the input at which a backbone was measured."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Backbones that cannot be tried, with the reason."""
+    seconds_of_measuring: float = 0.0
+    """Seconds that the first measurement took."""
+    first: Prepared | None = None
+    """The first run that was prepared."""
+    facts: Fingerprint | None = None
+
+    @property
+    def run(self) -> Prepared:
+        assert self.first is not None
+        return self.first
+
+    @property
+    def device(self) -> str:
+        """Kind of device of the runs: cpu or cuda."""
+        return self.run.config.machine.device.partition(":")[0]
+
+    @property
+    def size(self) -> Size:
+        return size_of_data(self.run)
+
+    @property
+    def data(self) -> Fingerprint:
+        assert self.facts is not None
+        return self.facts
+
+
+def common_settings(config: RunConfig) -> dict[str, Any]:
+    """Return the settings that were typed for all runs of a plan; paths are absolute."""
+    given = flatten(config)
+    paths = {name for name, about in flags_of(RunConfig).items() if about.path} | {"data", "csv"}
+    settings = {}
+    for name in given:
+        value = given[name]
+        if name not in config.typed or name in OF_THE_PLAN:
+            continue
+        if name in paths and isinstance(value, str) and home(value).exists():
+            value = str(home(value).resolve())
+        settings[name] = value
+    return settings
+
+
+def backbones_of(config: RunConfig) -> tuple[Backbone, ...]:
+    """Return the backbones that a plan may try: the one that was typed, or all of the portfolio."""
+    if "backbone" not in config.typed:
+        return BACKBONES
+    name = config.model.backbone
+    known = next((one for one in BACKBONES if name in (one.name, one.name.partition(".")[0])), None)
+    if known is not None:
+        return (dataclasses.replace(known, name=name),)
+    return (Backbone(name, "other", BACKBONES[0].top1, multiple=32, square=True),)
+
+
+def _is_own(backbone: str) -> bool:
+    return is_custom(backbone) and not is_downloaded(backbone)
+
+
+def freezes(config: RunConfig, backbone: Backbone) -> bool:
+    """Return whether the plan has runs with this backbone frozen."""
+    allowed = "finetune" not in config.typed or config.train.frozen
+    return allowed and not _is_own(backbone.name) and config.model.head == "joint"
+
+
+def tunes(config: RunConfig) -> bool:
+    """Return whether the plan has fine-tuned runs."""
+    return "finetune" not in config.typed or not config.train.frozen
+
+
+def measure(draft: Draft, backbone: Backbone, *, learns: bool) -> None:
+    """Measure a backbone at its usual size, or at --img-size; note why it cannot be tried."""
+    typed = draft.config
+    chosen: dict[str, Any] = {
+        "backbone": backbone.name,
+        "img_size": _measured_size(draft, backbone),
+    }
+    if not learns:
+        chosen |= {"finetune": "head"}
+    elif "finetune" not in typed.typed:
+        chosen |= {"finetune": "full"}
+    # The settings that a run would have, but not its folder.
+    config = _run_config(typed, {**common_settings(typed), **chosen})
+    first = draft.first is None
+    began = draft.clock.spent
+    try:
+        run, speed = measure_speed(config, learns=learns, say=draft.say if first else _quiet)
+    except HubUnreachableError:
+        if first:
+            raise
+        draft.left_out[backbone.name] = "its weights are not here, and the hub cannot be reached"
+        return
+    except UserError as error:
+        # What is wrong with the data or with a typed flag is wrong for every backbone.
+        if first:
+            raise
+        draft.left_out[backbone.name] = str(error)
+        return
+    draft.speeds[backbone.name] = speed
+    draft.pixels[backbone.name] = run.preprocess.width * run.preprocess.height
+    if first:
+        draft.seconds_of_measuring = draft.clock.spent - began
+        draft.first = run
+        draft.facts = fingerprint(run.manifest)
+
+
+def _quiet(line: str) -> None:
+    """Take a line and print nothing."""
+
+
+def _run_config(typed: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+    config = RunConfig()
+    made = replace(config, **{**settings, "output": typed.output.output, "dry_run": False})
+    return replace(made, resume=False)
+
+
+def usual_pixels(draft: Draft, backbone: Backbone) -> int:
+    """Return the pixels of the input that a backbone was trained with."""
+    record = check_backbone(backbone.name)
+    _, height, width = record["input_size"]
+    return int(height) * int(width)
+
+
+def _measured_size(draft: Draft, backbone: Backbone) -> str | None:
+    if "img_size" in draft.config.typed:
+        return draft.config.model.img_size
+    if backbone.square or draft.first is None:
+        return None
+    return sized(draft, backbone, 1.0)
+
+
+def sized(draft: Draft, backbone: Backbone, scale: float) -> str:
+    """Return the input size of a backbone with so many times its usual pixels."""
+    pixels = usual_pixels(draft, backbone) * scale
+    shape = (draft.data.width, draft.data.height)
+    width, height = fitted_size(pixels, shape, multiple=backbone.multiple)
+    return f"{width}x{height}"
+
+
+def sizes_of(draft: Draft, backbone: Backbone, scales: Sequence[float]) -> list[str]:
+    """Return the input sizes that are tried with a backbone, without equal ones."""
+    typed = draft.config.model.img_size
+    if "img_size" in draft.config.typed and typed is not None:
+        return ["{}x{}".format(*parse_size(typed))]
+    if backbone.square:
+        side = round(math.sqrt(usual_pixels(draft, backbone)))
+        return [f"{side}x{side}"]
+    return [*dict.fromkeys(sized(draft, backbone, scale) for scale in scales)]

@@ -1,0 +1,257 @@
+"""Making of a plan: measure, choose what fits into the time, and name the runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from foldblend.errors import UserError
+from foldblend.failures import check_room
+from foldblend.progress import duration
+from folds.data.manifest import slug
+from pipeline.config.run import parse_size
+from pipeline.data.images import free_ram
+from pipeline.job import Prepared
+from pipeline.plan.draft import (
+    Draft,
+    backbones_of,
+    common_settings,
+    freezes,
+    measure,
+    sizes_of,
+    tunes,
+    usual_pixels,
+)
+from pipeline.plan.estimate import Speed, frozen_seconds, run_seconds
+from pipeline.plan.measure import size_of_data
+from pipeline.plan.plan_file import Plan, PlannedRun, run_name
+from pipeline.plan.portfolio import Backbone, Candidate, in_order
+
+__all__ = ["make_plan"]
+
+# Shares of the time: for measuring, for frozen runs, and what fine-tuned runs leave for views and
+# the blend.
+MEASURING = 0.04
+FROZEN = 0.25
+LEFT_FOR_VIEWS = 0.1
+# Input sizes in pixels, as multiples of what a backbone was trained with.
+FROZEN_SIZES = (1.0, 2.0)
+TUNED_SIZES = {"cpu": (0.5, 1.0), "cuda": (1.0, 2.0)}
+MOST_FROZEN = 6
+NUM_SEEDS = 3
+# Seconds that a first blend takes, until one was made.
+FIRST_BLEND = 10.0
+# A training step may take this share of the free memory.
+MEMORY_SHARE = 0.8
+
+
+def candidates(draft: Draft, *, fine_tuned: bool) -> Iterator[Candidate]:
+    """Yield the runs that the plan may make with the backbones that were measured."""
+    device = draft.device
+    scales = TUNED_SIZES[device] if fine_tuned else FROZEN_SIZES
+    free = free_ram()
+    for backbone in backbones_of(draft.config):
+        measured = draft.speeds.get(backbone.name)
+        allowed = tunes(draft.config) if fine_tuned else freezes(draft.config, backbone)
+        if measured is None or not allowed or (fine_tuned and measured.train is None):
+            continue
+        for size in sizes_of(draft, backbone, scales):
+            width, height = parse_size(size)
+            speed = measured.at(width * height / draft.pixels[backbone.name])
+            needed = speed.memory if device == "cpu" and fine_tuned else None
+            if needed is not None and needed > MEMORY_SHARE * free:
+                draft.left_out[f"{backbone.name} at {size}"] = (
+                    f"a training step needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+                )
+                continue
+            candidate = Candidate(
+                backbone=backbone,
+                width=width,
+                height=height,
+                usual_pixels=usual_pixels(draft, backbone),
+                fine_tuned=fine_tuned,
+            )
+            yield candidate.taking(_seconds(draft, speed, fine_tuned=fine_tuned))
+
+
+def _seconds(draft: Draft, speed: Speed, *, fine_tuned: bool) -> float:
+    if not fine_tuned:
+        return frozen_seconds(draft.size, speed)
+    return run_seconds(draft.size, speed, draft.run.config.train.epochs)
+
+
+def planned(draft: Draft, candidate: Candidate, *, seed: int | None = None) -> PlannedRun:
+    """Return a candidate as a run of the plan, with settings that decide its bits."""
+    backbone = candidate.backbone.name
+    settings: dict[str, Any] = {"backbone": backbone, "img_size": candidate.size}
+    kind = "head"
+    if candidate.fine_tuned:
+        kind = "full" if "finetune" not in draft.config.typed else draft.config.train.finetune
+        if draft.data.attributes and "head" not in draft.config.typed:
+            settings["head"] = "attributes"
+    settings["finetune"] = kind
+    if "infer_engine" not in draft.config.typed:
+        settings["infer_engine"] = draft.speeds[backbone].engine
+    if "threads" not in draft.config.typed:
+        settings["threads"] = draft.run.config.machine.threads
+    parts = [slug(backbone.partition(".")[0]), candidate.size, kind]
+    if seed is not None:
+        settings["seed"] = seed
+        parts.append(f"seed{seed}")
+    common = common_settings(draft.config)
+    own = {name: value for name, value in settings.items() if common.get(name) != value}
+    return PlannedRun(name=run_name(*parts), settings=own, seconds=candidate.seconds)
+
+
+def make_plan(draft: Draft) -> Plan:
+    """Measure candidates, and return the plan of those that fit into the time.
+
+    Raises
+    ------
+    UserError
+        If the time does not suffice for the first run, no backbone can be tried, or the disk will
+        not hold the runs.
+    """
+    config = draft.config
+    limit = draft.clock.limit
+    backbones = backbones_of(config)
+    first, *others = backbones
+    frozen_first = freezes(config, first)
+    measure(draft, first, learns=not frozen_first)
+    options = [*candidates(draft, fine_tuned=not frozen_first)]
+    quickest = min(options, key=lambda one: one.seconds)
+    needed = draft.clock.spent + quickest.seconds + FIRST_BLEND
+    if needed > limit:
+        raise UserError(
+            f"--time-limit {config.planning.time_limit}: one run"
+            f" ({quickest.backbone.name} at {quickest.size}"
+            f"{', frozen' if frozen_first else ''}) takes about {duration(needed)} here, with its"
+            f" start and report; pass at least {_round_up(needed)}"
+        )
+    _measure_more(draft, first, others)
+    chosen = _choose(draft, quickest)
+    plan = Plan(
+        name=config.output.name or slug(f"{draft.data.name}_plan"),
+        output=config.output.output,
+        settings=common_settings(config),
+        runs=tuple(chosen),
+        time_limit=config.planning.time_limit,
+        stop_losers=config.planning.stop_losers,
+        views=config.planning.views,
+        about=_about(draft),
+    )
+    _check_disk(draft, plan)
+    return plan
+
+
+def _round_up(seconds: float) -> str:
+    """Return a time limit that suffices, in whole half minutes."""
+    halves = math.ceil(1.3 * seconds / 30)
+    return f"{halves // 2}m" if halves % 2 == 0 else f"{30 * halves}s"
+
+
+def _measure_more(draft: Draft, first: Backbone, others: Sequence[Backbone]) -> None:
+    """Measure training, and further backbones, while that takes a small share of the time."""
+    clock = draft.clock
+    end = clock.spent + MEASURING * clock.limit
+    cost = draft.seconds_of_measuring
+    learns = tunes(draft.config) and _may_fit(draft, first)
+    if learns and draft.speeds[first.name].train is None and clock.spent + cost <= end:
+        measure(draft, first, learns=True)
+    for backbone in others:
+        if clock.spent + cost > end:
+            draft.left_out.setdefault(backbone.name, "the time is too short to measure it")
+            continue
+        before = clock.spent
+        measure(draft, backbone, learns=learns)
+        cost = clock.spent - before
+
+
+def _may_fit(draft: Draft, first: Backbone) -> bool:
+    """Return whether the smallest fine-tuned run may fit into the time.
+
+    A training step takes at least three times as long as a forward pass: the backward pass alone
+    takes two.
+    """
+    speed = draft.speeds[first.name]
+    scale = min(TUNED_SIZES[draft.device])
+    least = dataclasses.replace(speed, train=3 * speed.infer).at(scale)
+    seconds = run_seconds(draft.size, least, draft.run.config.train.epochs)
+    return seconds <= draft.clock.left
+
+
+def _choose(draft: Draft, first: Candidate) -> list[PlannedRun]:
+    """Return the runs in the order in which they are made."""
+    left = draft.clock.left - FIRST_BLEND
+    if first.fine_tuned:
+        frozen: list[Candidate] = []
+    else:
+        rest = [one for one in candidates(draft, fine_tuned=False) if not _equal(one, first)]
+        room = max(0.0, FROZEN * left - first.seconds)
+        more = in_order(rest, before=[first], seconds=room)
+        frozen = [first, *more][:MOST_FROZEN]
+    left -= sum(one.seconds for one in frozen)
+    room = left * (1 - LEFT_FOR_VIEWS * (draft.config.planning.views == "auto"))
+    tuned = in_order([*candidates(draft, fine_tuned=True)], before=frozen, seconds=room)
+    runs = [planned(draft, one) for one in [*frozen, *tuned]]
+    room -= sum(one.seconds for one in tuned)
+    return [*runs, *_seeds(draft, tuned, room)]
+
+
+def _equal(one: Candidate, other: Candidate) -> bool:
+    return (one.backbone.name, one.size, one.fine_tuned) == (
+        other.backbone.name,
+        other.size,
+        other.fine_tuned,
+    )
+
+
+def _seeds(draft: Draft, tuned: Sequence[Candidate], room: float) -> Iterator[PlannedRun]:
+    """Yield fine-tuned runs with other seeds, the best first, while there is time for them."""
+    start = draft.run.config.train.seed
+    for seed in range(start + 1, start + NUM_SEEDS):
+        for one in reversed(tuned):
+            if one.seconds <= room:
+                room -= one.seconds
+                yield planned(draft, one, seed=seed)
+
+
+def _about(draft: Draft) -> dict[str, Any]:
+    """Return what the plan was made from, for plan.yaml and the report."""
+    speeds = {
+        name: {
+            "pixels": draft.pixels[name],
+            **{key: value for key, value in dataclasses.asdict(speed).items() if value is not None},
+        }
+        for name, speed in draft.speeds.items()
+    }
+    return {
+        "data": draft.data.as_dict(),
+        "speeds": speeds,
+        "left_out": dict(draft.left_out),
+    }
+
+
+def _check_disk(draft: Draft, plan: Plan) -> None:
+    """Raise UserError if the disk will not hold the runs."""
+    check_room(plan.runs_folder, bytes_of_runs(draft.run, plan))
+
+
+# Bytes of a logit in a parquet file, and of a report with its thumbnails.
+LOGIT_BYTES = 4
+REPORT_BYTES = 5e6
+
+
+def bytes_of_runs(run: Prepared, plan: Plan) -> int:
+    """Return the bytes that the runs of a plan will take, estimated from the first model's."""
+    size = size_of_data(run)
+    weights = sum(
+        one.numel() * one.element_size()
+        for one in (run.weights.state if run.weights else {}).values()
+    )
+    rows = size.num_train * size.num_repeats + size.num_test * size.num_models
+    each = rows * size.num_classes * LOGIT_BYTES * 2 + REPORT_BYTES
+    models = sum(1 if one.is_frozen else size.num_models + 3 for one in plan.runs)
+    return int(models * weights + len(plan.runs) * each)

@@ -1,0 +1,105 @@
+"""The plan in the report of its blend: what ran, what was stopped, and what choosing cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from foldblend.errors import counted
+from foldblend.progress import duration
+from pipeline.plan.choices import Choices
+from pipeline.plan.done import Progress
+from pipeline.plan.plan_file import Plan, PlannedRun
+from reports.blocks import section, table_block, text_block
+from reports.text import num
+
+__all__ = ["notes_of", "rows_of", "section_of"]
+
+WORDS = {"done": "done", "running": "running", "begun": "begun", "left": "left"}
+
+
+def rows_of(
+    plan: Plan, choices: Choices, progress: Callable[[PlannedRun], Progress]
+) -> list[list[str]]:
+    """Return a row for each run: name, state, folds, time and score."""
+    rows = []
+    for run in plan.runs:
+        done = progress(run)
+        stopped = choices.stopped.get(run.name)
+        state = WORDS[done.state]
+        if stopped is not None and done.state != "done":
+            state = f"stopped after {counted(stopped['folds'], 'fold')}"
+        taken = duration(done.seconds) if done.folds else "-"
+        rows.append(
+            [
+                run.name,
+                state,
+                f"{done.folds}",
+                taken,
+                duration(run.seconds),
+                "-" if done.score is None else num(done.score),
+            ]
+        )
+    return rows
+
+
+HEADER = ["run", "state", "folds", "time", "estimate", "OOF score"]
+
+
+def notes_of(plan: Plan, choices: Choices) -> list[str]:
+    """Return what a reader of the score must know of the plan's choices."""
+    notes = []
+    if choices.stopped:
+        notes.append(
+            f"{counted(len(choices.stopped), 'run')} of the plan stopped after one or two folds, as"
+            " the best run was clearly better there; these folds are scored too"
+        )
+    if choices.optimism is not None and choices.compared > 1:
+        value, error = choices.optimism
+        notes.append(
+            f"picking the best of {choices.compared} runs on these rows makes its score about"
+            f" {value:.4f} +- {error:.4f} too high; that of the blend, which averages them, less so"
+        )
+    return notes
+
+
+def section_of(
+    plan: Plan, choices: Choices, progress: Callable[[PlannedRun], Progress]
+) -> dict[str, Any]:
+    """Return the section of the report on the plan."""
+    blocks = [
+        text_block(
+            "These runs were planned for a time limit"
+            + (f" of {plan.time_limit}" if plan.time_limit else "")
+            + ". All have the same folds. The estimate is the time that a run was expected to take."
+        ),
+        table_block(HEADER, rows_of(plan, choices, progress)),
+    ]
+    if choices.stopped:
+        blocks.append(text_block(_stopped(choices)))
+    blocks += [text_block(note[:1].upper() + note[1:] + ".") for note in notes_of(plan, choices)]
+    facts = _left_out(plan)
+    if facts:
+        blocks.append(text_block(facts))
+    return section("Plan", *blocks)
+
+
+def _stopped(choices: Choices) -> str:
+    each = [
+        f"{name} (worse by {one['lead']:.4f} +- {one['error']:.4f} after"
+        f" {counted(one['folds'], 'fold')})"
+        for name, one in choices.stopped.items()
+    ]
+    why = "the best run was better by more than two standard errors over groups"
+    return f"Stopped, since {why}: {', '.join(each)}."
+
+
+def _left_out(plan: Plan) -> str:
+    left_out = plan.about.get("left_out")
+    if not isinstance(left_out, dict) or not left_out:
+        return ""
+    by_reason: dict[str, list[str]] = {}
+    for name, why in left_out.items():
+        by_reason.setdefault(str(why), []).append(str(name))
+    each: Sequence[str] = [f"{', '.join(names)}: {why}" for why, names in by_reason.items()]
+    return f"Left out: {'; '.join(each)}."
