@@ -6,15 +6,13 @@ import dataclasses
 from typing import Any
 
 from foldblend.cli import Say
-from foldblend.errors import UserError, listed, require
-from foldblend.files import is_file
+from foldblend.errors import listed, require
 from foldblend.flags import flag_name, flags_of, from_settings
 from foldblend.progress import duration, lines_to, write
 from foldblend.runs.folder import lock_folder
 from foldblend.runs.run import Run
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import make_config
-from pipeline.config.trust import own_parts
 from pipeline.plan.blended import check_folder
 from pipeline.plan.choices import Choices, sweep
 from pipeline.plan.clock import Clock
@@ -23,7 +21,7 @@ from pipeline.plan.done import progress_of
 from pipeline.plan.draft import Draft
 from pipeline.plan.execute import execute
 from pipeline.plan.make import make_plan
-from pipeline.plan.plan_file import Plan, changed_settings, read_plan, write_plan
+from pipeline.plan.plan_file import Plan, read_plan, write_plan
 from pipeline.plan.section import HEADER, rows_of
 from reports.text import table
 
@@ -88,7 +86,10 @@ def run_plan(config: PlanConfig, *, already: float = 0.0, say: Say = write) -> R
                 options.limit is not None or options.sweep,
                 "--time-limit: missing; pass one such as 45m, or a plan with --plan",
             )
-            made = _planned(config, clock, say)
+            draft = Draft(config, clock, say)
+            made = make_plan(draft)
+            for line in draft.data.lines():
+                say(line)
         if options.sweep:
             swept = sweep(made)
             say(f"{made.runs_folder}: removed {listed(swept) if swept else 'nothing'}")
@@ -129,39 +130,6 @@ def _from_file(config: PlanConfig) -> Plan:
         **({"time_limit": options.time_limit} if options.time_limit else {}),
     }
     return dataclasses.replace(made, **typed)
-
-
-def _planned(config: PlanConfig, clock: Clock, say: Say) -> Plan:
-    """Return a new plan, with the runs that an earlier plan of its name has already."""
-    draft = Draft(config, clock, say)
-    made = make_plan(draft)
-    for line in draft.data.lines():
-        say(line)
-    if not is_file(made.file):
-        return made
-    before = read_plan(made.file)
-    changed = changed_settings(before, made.settings)
-    if changed:
-        raise UserError(
-            f"{made.file}: has runs with other settings ({listed(changed)}); pass the same flags,"
-            " --plan with this file, or another --name"
-        )
-    _check_parts(before, config)
-    names = {run.name for run in before.runs}
-    runs = (*before.runs, *(run for run in made.runs if run.name not in names))
-    return dataclasses.replace(made, runs=runs)
-
-
-def _check_parts(before: Plan, config: PlanConfig) -> None:
-    """Raise UserError for code that a plan.yaml names which nobody typed."""
-    typed: dict[str, Any] = {name for _, name in own_parts(config)}
-    for run in before.runs:
-        for setting, name in own_parts(before.config_of(run)):
-            if name not in typed:
-                raise UserError(
-                    f"{before.file}: {setting} {name} of run {run.name} is code of its own; type"
-                    f" --plan {before.file} to import it"
-                )
 
 
 def lines_of(made: Plan) -> list[str]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from foldblend.cli import Say
-from foldblend.errors import UserError
-from foldblend.files import home
+from foldblend.errors import UserError, listed
+from foldblend.files import home, is_file
 from foldblend.flags import flags_of
 from foldblend.plugins import is_custom, is_downloaded
+from folds.data.manifest import slug
 from pipeline.config.run import RunConfig, parse_size
 from pipeline.config.settings import flatten, replace
+from pipeline.config.trust import own_parts
 from pipeline.job import Prepared
 from pipeline.models.backbones import check_backbone
 from pipeline.models.pretrained import HubUnreachableError
@@ -22,10 +24,12 @@ from pipeline.plan.clock import Clock
 from pipeline.plan.config import PlanConfig
 from pipeline.plan.estimate import Size, Speed
 from pipeline.plan.fingerprint import Fingerprint, fingerprint
-from pipeline.plan.measure import measure_speed, size_of_data
-from pipeline.plan.plan_file import OF_THE_PLAN
+from pipeline.plan.measure import size_of_data, speed_of
+from pipeline.plan.plan_file import OF_THE_PLAN, Plan, changed_settings, read_plan
 from pipeline.plan.portfolio import BACKBONES, Backbone
 from pipeline.plan.sizes import fitted_size
+from pipeline.plan.speeds import speeds_in
+from pipeline.prepare import prepare
 
 __all__ = [
     "Draft",
@@ -47,9 +51,11 @@ class Draft:
     clock: Clock
     say: Say
     speeds: dict[str, Speed] = field(default_factory=dict)
-    """By backbone, at `pixels`."""
-    pixels: dict[str, int] = field(default_factory=dict)
-    """Pixels of the input at which a backbone was measured."""
+    """Speeds of the backbones that can be tried."""
+    known: dict[str, Speed] = field(default_factory=dict)
+    """Speeds that an earlier call has measured."""
+    before: Plan | None = None
+    """The plan of that call."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Backbones that cannot be tried, with the reason."""
     seconds_of_measuring: float = 0.0
@@ -57,6 +63,21 @@ class Draft:
     first: Prepared | None = None
     """The first run that was prepared."""
     facts: Fingerprint | None = None
+
+    def begin(self, run: Prepared) -> None:
+        """Take the first run that was prepared, and what is known of an earlier plan."""
+        self.first = run
+        self.facts = fingerprint(run.manifest)
+        empty = Plan(name=self.name, output=self.config.output.output, settings={}, runs=())
+        if is_file(empty.file):
+            self.before = read_plan(empty.file)
+            _check_before(self.before, self.config)
+            self.known = speeds_in(self.before.about.get("speeds"), run.config.machine)
+
+    @property
+    def name(self) -> str:
+        """Name of the plan."""
+        return self.config.output.name or slug(f"{self.data.name}_plan")
 
     @property
     def run(self) -> Prepared:
@@ -76,6 +97,24 @@ class Draft:
     def data(self) -> Fingerprint:
         assert self.facts is not None
         return self.facts
+
+
+def _check_before(before: Plan, config: RunConfig) -> None:
+    """Raise UserError if an earlier plan of this name is another one, or names untyped code."""
+    changed = changed_settings(before, common_settings(config))
+    if changed:
+        raise UserError(
+            f"{before.file}: has runs with other settings ({listed(changed)}); pass the same flags,"
+            " --plan with this file, or another --name"
+        )
+    typed = {name for _, name in own_parts(config)}
+    for run in before.runs:
+        for setting, name in own_parts(before.config_of(run)):
+            if name not in typed:
+                raise UserError(
+                    f"{before.file}: {setting} {name} of run {run.name} is code of its own; type"
+                    f" --plan {before.file} to import it"
+                )
 
 
 def common_settings(config: RunConfig) -> dict[str, Any]:
@@ -120,22 +159,22 @@ def tunes(config: RunConfig) -> bool:
 
 
 def measure(draft: Draft, backbone: Backbone, *, learns: bool) -> None:
-    """Measure a backbone at its usual size, or at --img-size; note why it cannot be tried."""
-    typed = draft.config
-    chosen: dict[str, Any] = {
-        "backbone": backbone.name,
-        "img_size": _measured_size(draft, backbone),
-    }
-    if not learns:
-        chosen |= {"finetune": "head"}
-    elif "finetune" not in typed.typed:
-        chosen |= {"finetune": "full"}
-    # The settings that a run would have, but not its folder.
-    config = _run_config(typed, {**common_settings(typed), **chosen})
+    """Measure a backbone at its usual size, or at --img-size; note why it cannot be tried.
+
+    What an earlier call of the same plan has measured is taken from its plan.yaml.
+    """
     first = draft.first is None
     began = draft.clock.spent
+    config = _config_of(draft, backbone, learns=learns)
     try:
-        run, speed = measure_speed(config, learns=learns, say=draft.say if first else _quiet)
+        known = draft.known.get(backbone.name)
+        if first or known is None or (learns and known.train is None):
+            run = prepare(config, draft.say if first else _quiet)
+            if first:
+                draft.begin(run)
+                known = draft.known.get(backbone.name)
+        if known is None or (learns and known.train is None):
+            known = speed_of(run, learns=learns)
     except HubUnreachableError:
         if first:
             raise
@@ -147,22 +186,26 @@ def measure(draft: Draft, backbone: Backbone, *, learns: bool) -> None:
             raise
         draft.left_out[backbone.name] = str(error)
         return
-    draft.speeds[backbone.name] = speed
-    draft.pixels[backbone.name] = run.preprocess.width * run.preprocess.height
+    draft.speeds[backbone.name] = known
     if first:
         draft.seconds_of_measuring = draft.clock.spent - began
-        draft.first = run
-        draft.facts = fingerprint(run.manifest)
+
+
+def _config_of(draft: Draft, backbone: Backbone, *, learns: bool) -> RunConfig:
+    """Return the settings of a run that is measured; it has no folder."""
+    typed = draft.config
+    size = _measured_size(draft, backbone)
+    chosen: dict[str, Any] = {"backbone": backbone.name, "img_size": size}
+    if not learns:
+        chosen |= {"finetune": "head"}
+    elif "finetune" not in typed.typed:
+        chosen |= {"finetune": "full"}
+    settings = {**common_settings(typed), **chosen, "output": typed.output.output}
+    return replace(RunConfig(), **settings, dry_run=False, resume=False)
 
 
 def _quiet(line: str) -> None:
     """Take a line and print nothing."""
-
-
-def _run_config(typed: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
-    config = RunConfig()
-    made = replace(config, **{**settings, "output": typed.output.output, "dry_run": False})
-    return replace(made, resume=False)
 
 
 def usual_pixels(draft: Draft, backbone: Backbone) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["Size", "Speed", "fold_seconds", "frozen_seconds", "run_seconds", "views_seconds"]
 
@@ -48,23 +48,25 @@ class Speed:
     """To train on an image; None where it was not measured."""
     start: float = 2.0
     """Seconds before the first image of a run: checks, weights, folder."""
+    pixels: int = 1
+    """Pixels of the input at which it was measured."""
     engine: str = "torch"
     """What runs inference fastest."""
     memory: int | None = None
     """Bytes that a training step needs, counted; None where the model cannot be counted."""
 
-    def at(self, pixels_ratio: float) -> Speed:
-        """Return the speed at another size, with so many times the pixels.
+    def at(self, pixels: int) -> Speed:
+        """Return the speed at another size of the input.
 
         Reading an image costs the same: most of it is decoding.
         """
-        return Speed(
-            read=self.read,
-            infer=self.infer * pixels_ratio,
-            train=None if self.train is None else self.train * pixels_ratio,
-            start=self.start,
-            engine=self.engine,
-            memory=None if self.memory is None else int(self.memory * pixels_ratio),
+        ratio = pixels / self.pixels
+        return replace(
+            self,
+            pixels=pixels,
+            infer=self.infer * ratio,
+            train=None if self.train is None else self.train * ratio,
+            memory=None if self.memory is None else int(self.memory * ratio),
         )
 
 

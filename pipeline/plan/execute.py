@@ -15,7 +15,8 @@ from foldblend.files import is_file
 from foldblend.progress import duration
 from foldblend.runs.run import Run
 from foldblend.runs.schema import read_info
-from foldblend.scores.race import NONE, PAIRED, clear_losers, leads, race, selection_optimism
+from foldblend.scores.optimism import selection_optimism
+from foldblend.scores.race import clear_losers, helpful, leads, race
 from foldblend.scores.run_metric import metric_of
 from foldblend.scores.score import Gain
 from pipeline.config.settings import replace
@@ -183,7 +184,6 @@ class Execution:
     def _race(self, batch: Sequence[PlannedRun]) -> None:
         num_models = self.num_models
         rounds = min(ROUNDS, num_models - 1) if len(batch) > 1 or self._rivals() else 0
-        rule = PAIRED if self.plan.stop_losers else NONE
         self.say(
             f"fine-tuning {counted(len(batch), 'run')}"
             + (", of which clear losers stop after one or two folds" if rounds else "")
@@ -210,37 +210,48 @@ class Execution:
                 self.blend_if_due()
             return made
 
-        def compare(configurations: Sequence[int], num_folds: int) -> Sequence[Gain]:
-            return self._compare([batch[one] for one in configurations], num_folds)
+        compared: list[PlannedRun] = []
 
-        race(len(batch), num_models, evaluate, compare, rule=rule, rounds=rounds)
+        def compare(configurations: Sequence[int], num_folds: int) -> Sequence[Gain]:
+            compared[:] = [batch[one] for one in configurations]
+            return self._compare(compared, num_folds)
+
+        def stopped(_: Sequence[Gain]) -> list[int]:
+            names = self.choices.stopped
+            return [place for place, run in enumerate(compared) if run.name in names]
+
+        race(len(batch), num_models, evaluate, compare, rule=stopped, rounds=rounds)
 
     def _rivals(self) -> list[Path]:
         """Return finished runs with which those of a race are compared."""
         return [self.folder(run) for run in self.plan.runs if self.progress(run).state == "done"]
 
     def _compare(self, runs: Sequence[PlannedRun], num_folds: int) -> list[Gain]:
-        """Return by how much the best run leads over each, on the folds that all have."""
-        mine = [fold_rows(self.folder(run), num_folds) for run in runs]
-        rivals = [
-            fold_rows(folder, num_folds)
-            for folder in self._rivals()
-            if folder not in [self.folder(run) for run in runs]
-        ]
-        every = [*mine, *rivals]
-        metric = mine[0].metric
-        found = leads(metric, mine[0].rows, [one.like(mine[0]) for one in every])
-        # The best one stays, also where it is a finished run.
-        lost = clear_losers(found[: len(runs)]) if self.plan.stop_losers else []
+        """Return by how much the best run leads over each, on the folds that all have.
+
+        Finished runs count among them. Clear losers are noted, unless they would help a blend.
+        """
+        folders = [self.folder(run) for run in runs]
+        rivals = [folder for folder in self._rivals() if folder not in folders]
+        tables = [fold_rows(folder, num_folds) for folder in [*folders, *rivals]]
+        first = tables[0]
+        proba_MNC = [one.like(first) for one in tables]
+        found = leads(first.metric, first.rows, proba_MNC)[: len(runs)]
+        lost = clear_losers(found) if self.plan.stop_losers else []
+        if lost:
+            helping = helpful(first.metric, first.rows, proba_MNC)
+            lost = [place for place in lost if place not in helping]
         for place in lost:
-            lead = found[place]
-            self.choices.stop(runs[place].name, num_folds, lead)
-            self.say(
-                f"{runs[place].name}: stopped after {counted(num_folds, 'fold')}, as it is worse"
-                f" than the best run by {lead.value:.4f} +- {lead.error:.4f}"
-            )
+            self._stop(runs[place].name, num_folds, found[place])
+        return found
+
+    def _stop(self, name: str, num_folds: int, lead: Gain) -> None:
+        self.choices.stop(name, num_folds, lead)
         self.choices.write(self.plan)
-        return found[: len(runs)]
+        self.say(
+            f"{name}: stopped after {counted(num_folds, 'fold')}, as it is worse than the best run"
+            f" by {lead.value:.4f} +- {lead.error:.4f}"
+        )
 
     def views(self) -> None:
         """Add test-time augmentation to the best runs while there is time."""

@@ -14,6 +14,8 @@ from folds.data.manifest import slug
 from pipeline.config.run import parse_size
 from pipeline.data.images import free_ram
 from pipeline.job import Prepared
+from pipeline.plan.choices import Choices
+from pipeline.plan.done import progress_of
 from pipeline.plan.draft import (
     Draft,
     backbones_of,
@@ -28,6 +30,7 @@ from pipeline.plan.estimate import Speed, frozen_seconds, run_seconds
 from pipeline.plan.measure import size_of_data
 from pipeline.plan.plan_file import Plan, PlannedRun, run_name
 from pipeline.plan.portfolio import Backbone, Candidate, in_order
+from pipeline.plan.speeds import speeds_as_data
 
 __all__ = ["make_plan"]
 
@@ -59,7 +62,7 @@ def candidates(draft: Draft, *, fine_tuned: bool) -> Iterator[Candidate]:
             continue
         for size in sizes_of(draft, backbone, scales):
             width, height = parse_size(size)
-            speed = measured.at(width * height / draft.pixels[backbone.name])
+            speed = measured.at(width * height)
             needed = speed.memory if device == "cpu" and fine_tuned else None
             if needed is not None and needed > MEMORY_SHARE * free:
                 draft.left_out[f"{backbone.name} at {size}"] = (
@@ -133,10 +136,10 @@ def make_plan(draft: Draft) -> Plan:
     _measure_more(draft, first, others)
     chosen = _choose(draft, quickest)
     plan = Plan(
-        name=config.output.name or slug(f"{draft.data.name}_plan"),
+        name=draft.name,
         output=config.output.output,
         settings=common_settings(config),
-        runs=tuple(chosen),
+        runs=tuple(_with_earlier(draft, chosen)),
         time_limit=config.planning.time_limit,
         stop_losers=config.planning.stop_losers,
         views=config.planning.views,
@@ -176,15 +179,15 @@ def _may_fit(draft: Draft, first: Backbone) -> bool:
     takes two.
     """
     speed = draft.speeds[first.name]
-    scale = min(TUNED_SIZES[draft.device])
-    least = dataclasses.replace(speed, train=3 * speed.infer).at(scale)
+    pixels = round(min(TUNED_SIZES[draft.device]) * speed.pixels)
+    least = dataclasses.replace(speed, train=3 * speed.infer).at(pixels)
     seconds = run_seconds(draft.size, least, draft.run.config.train.epochs)
     return seconds <= draft.clock.left
 
 
 def _choose(draft: Draft, first: Candidate) -> list[PlannedRun]:
     """Return the runs in the order in which they are made."""
-    left = draft.clock.left - FIRST_BLEND
+    left = draft.clock.left - FIRST_BLEND + _seconds_of_done(draft)
     if first.fine_tuned:
         frozen: list[Candidate] = []
     else:
@@ -198,6 +201,27 @@ def _choose(draft: Draft, first: Candidate) -> list[PlannedRun]:
     runs = [planned(draft, one) for one in [*frozen, *tuned]]
     room -= sum(one.seconds for one in tuned)
     return [*runs, *_seeds(draft, tuned, room)]
+
+
+def _seconds_of_done(draft: Draft) -> float:
+    """Return the estimated seconds of an earlier plan's runs that need no more time."""
+    before = draft.before
+    if before is None:
+        return 0.0
+    stopped = Choices.read(before).stopped
+    return sum(
+        run.seconds or 0.0
+        for run in before.runs
+        if run.name in stopped or progress_of(before.runs_folder / run.name).state == "done"
+    )
+
+
+def _with_earlier(draft: Draft, chosen: Sequence[PlannedRun]) -> Iterator[PlannedRun]:
+    """Yield the runs of an earlier plan of this name as they are, and then new ones."""
+    before = () if draft.before is None else draft.before.runs
+    yield from before
+    names = {run.name for run in before}
+    yield from (run for run in chosen if run.name not in names)
 
 
 def _equal(one: Candidate, other: Candidate) -> bool:
@@ -220,16 +244,9 @@ def _seeds(draft: Draft, tuned: Sequence[Candidate], room: float) -> Iterator[Pl
 
 def _about(draft: Draft) -> dict[str, Any]:
     """Return what the plan was made from, for plan.yaml and the report."""
-    speeds = {
-        name: {
-            "pixels": draft.pixels[name],
-            **{key: value for key, value in dataclasses.asdict(speed).items() if value is not None},
-        }
-        for name, speed in draft.speeds.items()
-    }
     return {
         "data": draft.data.as_dict(),
-        "speeds": speeds,
+        "speeds": speeds_as_data(draft.known | draft.speeds, draft.run.config.machine),
         "left_out": dict(draft.left_out),
     }
 

@@ -8,20 +8,17 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from foldblend.cli import Say
 from foldblend.images import boxes_of
 from pipeline.config.resolved import resolved
-from pipeline.config.run import RunConfig
 from pipeline.device import compute_of
 from pipeline.engines.forward import Forward
 from pipeline.job import Prepared
 from pipeline.models.backbones import build_model, freeze
 from pipeline.plan.estimate import Size, Speed
-from pipeline.prepare import prepare
 from pipeline.training.counted_memory import CannotCount, peak_of, size_of
 from pipeline.training.fit import Fit
 
-__all__ = ["measure_speed", "size_of_data"]
+__all__ = ["size_of_data", "speed_of"]
 
 # Images that are read and predicted for a measurement, and those of a training step.
 NUM_READ = 32
@@ -53,49 +50,33 @@ def _least(work: Callable[[], object], rounds: int) -> float:
     return min(times)
 
 
-def measure_speed(config: RunConfig, *, learns: bool, say: Say) -> tuple[Prepared, Speed]:
-    """Measure the seconds per image of a run with these settings, on the data's own images.
+def speed_of(run: Prepared, *, learns: bool) -> Speed:
+    """Measure the seconds per image of a prepared run, on the data's own images.
 
-    It takes seconds on a CPU. Nothing is written, and no held-out label is looked at.
+    It takes seconds on a CPU. Nothing is written, and no label is looked at.
 
     Parameters
     ----------
-    config
-        Settings of the run.
+    run
+        The run. Its engine of inference is decided already.
     learns
         Whether training is measured too.
-    say
-        Receives the lines of the run's preparation.
-
-    Returns
-    -------
-    tuple[Prepared, Speed]
-        The prepared run, and its speed.
-
-    Raises
-    ------
-    UserError
-        If the run could not be started: its weights cannot be had, or its size does not suit it.
     """
-    start = time.perf_counter()
-    run = prepare(config, say)
-    # The engine is decided once for a backbone, and measured before; it does not count.
-    prepared = time.perf_counter() - start
     images_NHWC, read = _read(run)
     compute = compute_of(run.config.machine)
     infer = _infer_seconds(run, images_NHWC)
-    train = _train_seconds(run, images_NHWC) if learns and not run.config.train.frozen else None
+    is_tuned = learns and not run.config.train.frozen
+    train = _train_seconds(run, images_NHWC) if is_tuned else None
     if compute.is_cuda:
         torch.cuda.empty_cache()
-    speed = Speed(
+    return Speed(
         read=read,
         infer=infer,
         train=train,
-        start=min(prepared, 30.0),
+        pixels=run.preprocess.width * run.preprocess.height,
         engine=run.config.infer.infer_engine,
-        memory=_step_bytes(run) if learns else None,
+        memory=_step_bytes(run) if is_tuned else None,
     )
-    return run, speed
 
 
 def _read(run: Prepared) -> tuple[np.ndarray, float]:
