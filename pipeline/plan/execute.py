@@ -314,7 +314,9 @@ class Execution:
         self.choices.write(self.plan)
         self.blend_seconds = self.clock.spent - start
         self.last_blend = self.clock.spent
-        self.say(f"{self.plan.folder}: blend of {counted(len(folders), 'run')}, {_headline(made)}")
+        self.say(
+            f"{self.plan.folder}: blend of {counted(len(made.info['members']), 'run')}, {_headline(made)}"
+        )
         return made
 
 

@@ -37,6 +37,7 @@ __all__ = ["make_plan"]
 # Shares of the time: for measuring, for frozen runs, and what fine-tuned runs leave for views and
 # the blend.
 MEASURING = 0.04
+LEAST_MEASURING = 20.0  # seconds, if that is not more than a tenth of the time
 FROZEN = 0.25
 LEFT_FOR_VIEWS = 0.1
 # Input sizes in pixels, as multiples of what a backbone was trained with.
@@ -158,7 +159,7 @@ def _round_up(seconds: float) -> str:
 def _measure_more(draft: Draft, first: Backbone, others: Sequence[Backbone]) -> None:
     """Measure training, and further backbones, while that takes a small share of the time."""
     clock = draft.clock
-    end = clock.spent + MEASURING * clock.limit
+    end = clock.spent + max(MEASURING * clock.limit, min(LEAST_MEASURING, clock.limit / 10))
     cost = draft.seconds_of_measuring
     learns = tunes(draft.config) and _may_fit(draft, first)
     if learns and draft.speeds[first.name].train is None and clock.spent + cost <= end:
@@ -192,7 +193,7 @@ def _choose(draft: Draft, first: Candidate) -> list[PlannedRun]:
         frozen: list[Candidate] = []
     else:
         rest = [one for one in candidates(draft, fine_tuned=False) if not _equal(one, first)]
-        room = max(0.0, FROZEN * left - first.seconds)
+        room = max(0.0, _share_of_frozen(draft, left) * left - first.seconds)
         more = in_order(rest, before=[first], seconds=room)
         frozen = [first, *more][:MOST_FROZEN]
     left -= sum(one.seconds for one in frozen)
@@ -201,6 +202,13 @@ def _choose(draft: Draft, first: Candidate) -> list[PlannedRun]:
     runs = [planned(draft, one) for one in [*frozen, *tuned]]
     room -= sum(one.seconds for one in tuned)
     return [*runs, *_seeds(draft, tuned, room)]
+
+
+def _share_of_frozen(draft: Draft, left: float) -> float:
+    """Return the share of the time that frozen runs may take: most of it where no other fits."""
+    seconds = [one.seconds for one in candidates(draft, fine_tuned=True)]
+    rest = 1 - FROZEN - LEFT_FOR_VIEWS
+    return FROZEN if min(seconds, default=math.inf) <= rest * left else FROZEN + rest
 
 
 def _seconds_of_done(draft: Draft) -> float:
