@@ -93,7 +93,10 @@ class Rates:
 
 def _own_rate(optimizer: str) -> float:
     """Return the default learning rate of one of timm's optimisers."""
-    made = timm.optim.get_optimizer_class(optimizer, bind_defaults=False)
+    try:
+        made = timm.optim.get_optimizer_class(optimizer, bind_defaults=False)
+    except Exception:  # it needs a package or a GPU, which `check_schedule` says
+        return 1e-3
     found = inspect.signature(made).parameters.get("lr")
     default = None if found is None else found.default
     return float(default) if isinstance(default, int | float) and default > 0 else 1e-3

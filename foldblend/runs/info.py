@@ -15,9 +15,11 @@ __all__ = [
     "EnvironmentInfo",
     "FoldInfo",
     "FormInfo",
+    "FoundRateInfo",
     "ImportInfo",
     "MemberInfo",
     "OriginInfo",
+    "PlanInfo",
     "RatesInfo",
     "RunInfo",
     "SearchInfo",
@@ -192,6 +194,25 @@ class SearchInfo(TypedDict, total=False):
     """The score of the whole search, nested; absent without --nested."""
 
 
+class StoppedInfo(TypedDict):
+    """A run that a plan stopped early, and by how much the best one led over it."""
+
+    folds: Models
+    """Number of its folds."""
+    lead: float
+    error: float
+    """Standard error of the lead over groups."""
+
+
+class PlanInfo(TypedDict, total=False):
+    """The plan whose runs a blend averages, and what it chose on the folds that score them."""
+
+    runs: Required[list[FileName]]
+    stopped: Required[dict[str, StoppedInfo]]
+    optimism: OptimismInfo
+    """Of the best run of the plan, since it was picked on the rows that score it."""
+
+
 class OriginInfo(TypedDict):
     """The run that a TTA'd run was made from."""
 
@@ -209,6 +230,20 @@ class RatesInfo(TypedDict, total=False):
     """The family of the backbone and whatever else decided."""
     fallback: Rate
     """Learning rate of the folds in which --lr find finds none."""
+
+
+class FoundRateInfo(TypedDict):
+    """What --lr find has found in a fold (its lr.json)."""
+
+    run_key: dict[str, str]
+    lr: Rate
+    found: bool
+    """Whether the test found it; the rate of auto otherwise."""
+    why: str
+    """Rule by which it was chosen, or why none was found."""
+    curve: list[list[float]]
+    """Learning rate and training loss of each step of the test."""
+    seconds: Seconds
 
 
 class RunInfo(TypedDict, total=False):
@@ -286,6 +321,8 @@ class RunInfo(TypedDict, total=False):
     """Those of them that have test predictions as means over folds only."""
     of: OriginInfo
     """The run that was augmented."""
+    plan: PlanInfo
+    """The plan that made a blend and its members."""
     search: SearchInfo
     """The search that chose the settings on these folds, if one did."""
     tta: dict[str, Any]

@@ -47,8 +47,8 @@ def _rate(train: TrainConfig, folds: Sequence[dict[str, Any]], rates: RatesInfo)
     """Return the peak learning rate of the folds, and how it was decided."""
     if train.lr == FIND:
         found = [f"{fold['lr']:g}{'' if fold['lr_found'] else ' (auto)'}" for fold in folds]
-        return f"learning rates {', '.join(found)} by --lr find,"
-    return f"{train.peak_lr:g}" + (" by --lr auto" if "lr" in rates.get("auto", []) else "")
+        return f"{', '.join(found)} (--lr find)"
+    return f"{train.peak_lr:g}" + (" (--lr auto)" if "lr" in rates.get("auto", []) else "")
 
 
 def _how(

@@ -18,6 +18,7 @@ from foldblend.runs.folder import check_there, write_json, write_table
 from foldblend.scores.confusion import confusion_counts, worst_mistakes
 from foldblend.scores.metrics import METRICS, softmax
 from pipeline.config.settings import flatten
+from pipeline.config.train import FIND
 from pipeline.data.sampling import class_counts
 from pipeline.engines.measured import saves
 from pipeline.fold_files import fold_record, least_room, start_fold, write_fold
@@ -28,6 +29,7 @@ from pipeline.seeding import derive_seed
 from pipeline.training.checkpoint import CHECKPOINT, Checkpoints
 from pipeline.training.finite import NotFiniteError
 from pipeline.training.fit import Epoch, Fit
+from pipeline.training.fold_rate import FoldRate
 from pipeline.training.inner import inner_rows
 from pipeline.training.saved_state import Course, MisfitError, check_course, tensors_in
 from pipeline.watch.progress import FoldProgress
@@ -73,6 +75,8 @@ class _FoldTraining:
         self.loader = job.feeder.train(train, seed_parts=(config.train.seed, index), say=job.say)
         self._loaders: dict[int, Any] = {}
         self.count_C = class_counts(train, job.run.manifest.num_classes)
+        self.rate = FoldRate(job, index, train, self.count_C) if config.train.lr == FIND else None
+        self.settings = config if self.rate is None else self.rate.settings
         self.fit = self._new_fit()
         self.chunks = Chunks(self.fit.say, most=job.limits.chunk)
         self.course = Course()
@@ -86,15 +90,19 @@ class _FoldTraining:
             job.say(f"{job.title(index)}: continued at {where}")
         else:
             start_fold(job, index)
+        if self.rate is not None:
+            self.rate.write()
         tensors = [*tensors_in(self.fit.model.state_dict())]
         tensors += tensors_in(self.fit.average.state_dict())
         check_room(self.folder, least_room(job, tensors, len(self.held_out)))
         self.start = time.perf_counter() - self.course.seconds
+        if self.rate is not None and not self.course.seconds:
+            self.start -= self.rate.info["seconds"]
 
     def _new_fit(self) -> Fit:
         """Return the fold before its first step."""
         job = self.job
-        config = job.run.config
+        config = self.settings
         # Only dropout and the new head draw from torch's global generator (see dataset._loader).
         torch.manual_seed(derive_seed("torch", config.train.seed, self.index))
         return Fit(
@@ -373,7 +381,7 @@ class _FoldTraining:
             score = self._score(self.held_out, held_VNC)
         if job.run.config.output.log_pictures:
             self._show_mistakes(softmax(mean_logit(held_VNC)))
-        self.trackers.hparams(flatten(job.run.config), {job.run.config.output.metric: score})
+        self.trackers.hparams(flatten(self.settings), {job.run.config.output.metric: score})
         test_VNC = (
             None
             if job.run.manifest.test is None
@@ -401,6 +409,8 @@ class _FoldTraining:
             done["gpu_memory"] = torch.cuda.max_memory_reserved(job.compute.device)
         if course.best_state is not None:
             done["epoch"] = course.best_epoch
+        if self.rate is not None:
+            done |= self.rate.record()
         check_there(job.folder)
         write_json(self.folder / "done.json", done)
         self.checkpoints.remove()
