@@ -90,16 +90,16 @@ def test_a_users_own_model_is_known_by_its_modules():
 @pytest.mark.parametrize(
     ("optimizer", "family", "images", "pretrained", "rate"),
     [
-        ("adamw", BATCH_NORM, 32, True, 1e-3),
-        ("adamw", BATCH_NORM, 16, True, 7.1e-4),
+        ("adamw", BATCH_NORM, 32, True, 2e-3),
+        ("adamw", BATCH_NORM, 16, True, 1.4e-3),
         ("AdamW", BATCH_NORM, 128, False, 2e-3),
         ("adamw", NO_BATCH_NORM, 4096, False, 4e-3),  # ConvNeXt
         ("adamw", NO_BATCH_NORM, 1024, True, 1e-3),
         ("adamw", TRANSFORMER, 1024, False, 1e-3),  # DeiT
         ("adamw", TRANSFORMER, 32, True, 1.8e-4),
         ("lamb", TRANSFORMER, 32, True, 1.8e-4),
-        ("lion", BATCH_NORM, 32, True, 2e-4),
-        ("rmsproptf", BATCH_NORM, 32, True, 1e-4),
+        ("lion", BATCH_NORM, 32, True, 4e-4),
+        ("rmsproptf", BATCH_NORM, 32, True, 2e-4),
         ("sgd", BATCH_NORM, 256, False, 0.1),  # Goyal et al. 2017
         ("sgd", BATCH_NORM, 512, False, 0.2),
         ("nesterov", TRANSFORMER, 512, True, 0.01),
@@ -135,7 +135,7 @@ def decided(backbone, *, pretrained, before=None, **settings):
 @pytest.mark.parametrize(
     ("backbone", "pretrained", "settings"),
     [
-        ("test_resnet", True, (1e-3, None, None)),
+        ("test_resnet", True, (2e-3, None, None)),
         ("test_efficientnet", False, (1e-3, None, None)),
         ("test_convnext", True, (1.8e-4, 0.8, 0.1)),
         ("test_convnext", False, (3.5e-4, None, None)),
