@@ -27,6 +27,7 @@ from folds.config import LAYOUTS, AuditConfig
 from folds.import_config import ImportConfig
 from pipeline.config.run import RunConfig
 from pipeline.export.config import ExportConfig
+from pipeline.plan.config import PlanOptions
 from pipeline.predict.config import PredictConfig
 from pipeline.search.config import SearchConfig
 from reports.commands import BoardConfig, ReportConfig
@@ -40,6 +41,7 @@ COMMANDS = {
     "run_tta.py": TtaConfig,
     "predict.py": PredictConfig,
     "export_model.py": ExportConfig,
+    "plan.py": PlanOptions,
     "tune.py": SearchConfig,
     "run_audit.py": AuditConfig,
     "import_run.py": ImportConfig,

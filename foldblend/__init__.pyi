@@ -21,6 +21,7 @@ from pipeline.cv import cross_validate_seeds as cross_validate_seeds
 from pipeline.explain.run import explain as explain
 from pipeline.export.loaded import load_export as load_export
 from pipeline.export.write import export_model as export_model
+from pipeline.plan.api import plan as plan
 from pipeline.predict.api import predict as predict
 from pipeline.predict.api import score_images as score_images
 from pipeline.run_tta import run_tta as run_tta

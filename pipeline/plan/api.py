@@ -7,16 +7,14 @@ from typing import Any
 
 from foldblend.cli import Say
 from foldblend.errors import listed, require
-from foldblend.flags import flag_name, flags_of, from_settings
+from foldblend.flags import flag_name
 from foldblend.progress import duration, lines_to, write
 from foldblend.runs.folder import lock_folder
 from foldblend.runs.run import Run
-from pipeline.config.run import RunConfig
-from pipeline.config.settings import make_config
 from pipeline.plan.blended import check_folder
 from pipeline.plan.choices import Choices, sweep
 from pipeline.plan.clock import Clock
-from pipeline.plan.config import PlanConfig, PlanOptions
+from pipeline.plan.config import PlanConfig, PlanOptions, make_plan_config
 from pipeline.plan.done import progress_of
 from pipeline.plan.draft import Draft
 from pipeline.plan.execute import execute
@@ -64,13 +62,7 @@ def plan(*, say: Say = write, **settings: Any) -> Run:
     >>> best.info["kind"]
     'blend'
     """
-    own = flags_of(PlanOptions)
-    options = from_settings(
-        PlanOptions, {name: settings.pop(name) for name in own.keys() & settings.keys()}
-    )
-    base = make_config(settings)
-    groups = {field.name: getattr(base, field.name) for field in dataclasses.fields(RunConfig)}
-    return run_plan(PlanConfig(**groups, planning=options), say=say)
+    return run_plan(make_plan_config(settings), say=say)
 
 
 def run_plan(config: PlanConfig, *, already: float = 0.0, say: Say = write) -> Run:

@@ -9,22 +9,15 @@ from typing import Annotated, Any, TypedDict
 from foldblend.files import is_file, remove
 from foldblend.runs.checked import between
 from foldblend.runs.folder import write_json
+from foldblend.runs.info import StoppedInfo
 from foldblend.runs.schema import read_checked
 from foldblend.scores.race import Optimism
 from foldblend.scores.score import Gain
 from pipeline.plan.plan_file import Plan
 
-__all__ = ["Choices", "Stopped", "sweep"]
+__all__ = ["Choices", "sweep"]
 
 NAME = "choices.json"
-
-
-class Stopped(TypedDict):
-    """A run that was stopped, and by how much the best one led over it."""
-
-    folds: Annotated[int, between(1, 10_000)]
-    lead: float
-    error: float
 
 
 class _Optimism(TypedDict):
@@ -36,7 +29,7 @@ class _Optimism(TypedDict):
 class _Content(TypedDict, total=False):
     """Content of choices.json."""
 
-    stopped: dict[str, Stopped]
+    stopped: dict[str, StoppedInfo]
     blended: list[str]
     optimism: _Optimism
 
@@ -45,7 +38,7 @@ class _Content(TypedDict, total=False):
 class Choices:
     """What a plan has chosen so far."""
 
-    stopped: dict[str, Stopped] = field(default_factory=dict)
+    stopped: dict[str, StoppedInfo] = field(default_factory=dict)
     """Runs that clearly lost, by name."""
     blended: list[str] = field(default_factory=list)
     """Names of the runs of the last blend, sorted."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from foldblend.errors import require
-from foldblend.flags import expand_home, flag
+from foldblend.flags import expand_home, flag, flags_of, from_settings
 from foldblend.help import About
 from pipeline.config.run import RunConfig
+from pipeline.config.settings import make_config
 
-__all__ = ["ABOUT", "PlanConfig", "PlanOptions", "parse_limit"]
+__all__ = ["ABOUT", "PlanConfig", "PlanOptions", "make_plan_config", "parse_limit"]
 
 ABOUT = About(
     "plan.py",
@@ -83,3 +86,13 @@ class PlanConfig(RunConfig):
 
     planning: PlanOptions = field(default_factory=PlanOptions)
     """The plan."""
+
+
+def make_plan_config(settings: Mapping[str, Any]) -> PlanConfig:
+    """Return the settings of a plan from one flat mapping; raise UserError for a wrong one."""
+    given = {str(name).replace("-", "_"): value for name, value in settings.items()}
+    own = {name: given.pop(name) for name in flags_of(PlanOptions) if name in given}
+    options = from_settings(PlanOptions, own)
+    base = make_config(given)
+    groups = {one.name: getattr(base, one.name) for one in dataclasses.fields(RunConfig)}
+    return PlanConfig(**groups, planning=options)

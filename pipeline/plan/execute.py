@@ -314,9 +314,8 @@ class Execution:
         self.choices.write(self.plan)
         self.blend_seconds = self.clock.spent - start
         self.last_blend = self.clock.spent
-        self.say(
-            f"{self.plan.folder}: blend of {counted(len(made.info['members']), 'run')}, {_headline(made)}"
-        )
+        num = counted(len(made.info["members"]), "run")
+        self.say(f"{self.plan.folder}: blend of {num}, {_headline(made)}")
         return made
 
 

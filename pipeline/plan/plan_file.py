@@ -17,7 +17,7 @@ from foldblend.flags import flags_of
 from foldblend.reading import read_yaml_file
 from folds.config import DataConfig, SplitConfig
 from pipeline.config.identity import identity_hash
-from pipeline.config.run import RunConfig
+from pipeline.config.run import MachineConfig, OutputConfig, RunConfig
 from pipeline.config.settings import flatten, make_config
 from pipeline.plan.config import parse_limit
 
@@ -262,7 +262,16 @@ def _check_runs(plan: Plan) -> None:
 
 
 def changed_settings(plan: Plan, settings: Mapping[str, Any]) -> list[str]:
-    """Return the settings in which the plan's runs differ from those that are asked for now."""
+    """Return the settings in which the plan's runs differ from those that are asked for now.
+
+    Settings that change no result, such as the number of workers, may differ.
+    """
     before = flatten(make_config(plan.settings))
     after = flatten(make_config(settings))
-    return [name for name, value in after.items() if before[name] != value]
+    aside = {**flags_of(MachineConfig), **flags_of(OutputConfig)}
+    return [
+        name
+        for name, value in after.items()
+        if before[name] != value
+        and (name in OF_ALL_RUNS or name not in aside or aside[name].identity)
+    ]
