@@ -38,6 +38,8 @@ EXACT = 1e-13
 ROUGH = 1e-5
 # A Newton decrement above this value means that the optimum was not found.
 FAR = 1e-4
+# Halvings of a step that goes too far.
+MOST_HALVINGS = 60
 # p (1 - p) of a typical softmax, for the preconditioner; only the speed depends on it.
 CURVATURE = 0.1
 # Relative residual at which the conjugate gradients of a Newton step stop.
@@ -168,6 +170,35 @@ class _Problems:
             length = (length - first / second.clamp_min(TINY)).clamp(0.05, 20.0)
         return length
 
+    def objective(self, logits: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Return the objective of each problem."""
+        own = logits[self.every_row, :, self.target_N]
+        loss = torch.logsumexp(logits + self.absent_ZE, dim=-1) - own
+        # A class that a problem lacks has no share, but an infinite loss.
+        loss = torch.where(self.share_NZ > 0, loss, 0.0)
+        return (loss * self.share_NZ).sum(dim=0) + _dot(self.penalty_ZY1 * weight, weight) / 2
+
+    def shortened(
+        self,
+        length: torch.Tensor,
+        logits: torch.Tensor,
+        slope: torch.Tensor,
+        weight: torch.Tensor,
+        step: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return step lengths that are halved until no problem's objective rises."""
+        before = self.objective(logits, weight)
+        length = torch.nan_to_num(length, nan=1.0)
+        for _ in range(MOST_HALVINGS):
+            after = self.objective(
+                logits + length[:, None] * slope, weight + length[:, None, None] * step
+            )
+            rises = ~(after <= before + TINY)
+            if not rises.any():
+                break
+            length = torch.where(rises, length / 2, length)
+        return length
+
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a * b).sum(dim=(1, 2))
@@ -264,6 +295,22 @@ def _solve(
     device: torch.device | None,
 ) -> np.ndarray:
     """Return the weights Z x Y x E of all problems, from `known` ones near them."""
+    found = _newton(data, known, tolerance, device, careful=False)
+    if np.isfinite(found).all():
+        return found
+    # Where probabilities are nearly 0 or 1, as with random weights, a step can go much too far.
+    return _newton(data, None, tolerance, device, careful=True)
+
+
+def _newton(
+    data: Sequence[np.ndarray],
+    known: np.ndarray | None,
+    tolerance: float,
+    device: torch.device | None,
+    *,
+    careful: bool,
+) -> np.ndarray:
+    """Return the weights of all problems; a `careful` search shortens steps that do not help."""
 
     def problems(dtype: torch.dtype) -> _Problems:
         return _Problems(*data, dtype=dtype, device=device)
@@ -290,6 +337,8 @@ def _solve(
         step = quick.newton(proba.float(), (grad / size).float(), open_Z).to(dtype) * size
         slope = exact.logits(step)
         length = exact.along(logits, slope, weight, step)[:, None]
+        if careful:
+            length = exact.shortened(length[:, 0], logits, slope, weight, step)[:, None]
         weight = weight + length[:, :, None] * step
         logits = logits + length * slope
     else:

@@ -9,6 +9,7 @@ from foldblend.cli import run_command, with_flag
 from foldblend.failures import CLOSE
 from foldblend.help import About
 from pipeline.search.config import parse_tune_config
+from pipeline.search.storage import require_optuna
 from pipeline.watch.hangup import outlive_terminal
 
 __all__ = ["tune"]
@@ -31,6 +32,7 @@ def tune(argv: Sequence[str]) -> int:
 
     def command() -> None:
         search, config = parse_tune_config(with_flag(argv, "--data"), ABOUT)
+        require_optuna()
         # Importing torch takes seconds, so flags, columns and the space are checked first.
         from folds.data.source import check_source
         from pipeline.search.space import read_space

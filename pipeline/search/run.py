@@ -179,7 +179,9 @@ def _end(search: Search, trials: Trials, runner: Runner, nested: Nested | None) 
     say = search.say
     counts = trials.counts()
     num = search.settings.trials
-    if counts.finished < num:
+    if trials.is_exhausted:
+        say(f"{counts.finished} trials: {search.settings.optuna_sampler} has no further settings")
+    elif counts.finished < num:
         say(f"{counts.finished} of {num} trials are finished; the same command goes on")
     score: Interval | None = None
     if nested is not None and not nested.num_left():

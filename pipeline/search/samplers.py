@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,7 +22,7 @@ REFUSED = {
     "BaseGASampler": "it proposes nothing",
 }
 # Their proposals are places in one sequence, which belongs to one seed.
-SEQUENCES = ("QMCSampler",)
+SEQUENCES = ("QMCSampler", "GridSampler")
 
 
 def sampler_maker(name: str, options: Mapping[str, str], space: Space) -> Callable[[int], Any]:
@@ -74,13 +75,27 @@ def sampler_maker(name: str, options: Mapping[str, str], space: Space) -> Callab
         return made_by(**given, **({"seed": own} if "seed" in accepted else {}))
 
     try:
-        make(0)
+        _try_out(make, space)
     except Exception as error:
         words = ",".join(f"{option}={text}" for option, text in options.items())
+        flags = f"--optuna-sampler {name}" + (f" --optuna-options {words}" if words else "")
         raise UserError(
-            f"--optuna-options {words}: {name} refuses them ({in_a_line(error)})"
+            f"{flags}: cannot propose settings of this space ({in_a_line(error)}); pass others, or"
+            " change the space"
         ) from None
     return make
+
+
+def _try_out(make: Callable[[int], Any], space: Space) -> None:
+    """Propose settings of a study in memory, which shows whether the options suit the space."""
+    import optuna
+
+    study = optuna.create_study(sampler=make(0))
+    for number in range(2):
+        trial = study.ask(space.distributions())
+        # A sampler that has no further settings ends the study, with this error.
+        with contextlib.suppress(RuntimeError):
+            study.tell(trial, float(number))
 
 
 def _value(option: str, text: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from foldblend.cli import Say
-from foldblend.errors import require
+from foldblend.errors import UserError, require
 from pipeline.checks import check_flags
 from pipeline.config.identity import identity_settings
 from pipeline.config.run import MachineConfig, RunConfig
@@ -102,9 +103,20 @@ def _hash(data: bytes) -> str:
 
 def _check(config: RunConfig) -> None:
     """Raise UserError for settings that no run can have, before the data are read."""
-    check_backbone(config.model.backbone)
-    check_optimizer(config.train.opt)
+    refusal = _refusal_of(config.model.backbone, config.train.opt)
+    require(refusal is None, str(refusal))
     check_flags(config)
+
+
+@functools.cache
+def _refusal_of(backbone: str, optimizer: str) -> str | None:
+    """Return why names are refused, or None; looking for similar names takes a while."""
+    try:
+        check_backbone(backbone)
+        check_optimizer(optimizer)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def set_up(search: SearchConfig, config: RunConfig, say: Say) -> Search:

@@ -146,5 +146,6 @@ def open_storage(storage: str | None, file: Path) -> Any:
 def _database(file: Path) -> Any:
     from optuna.storages import RDBStorage
 
-    # Optuna itself tries again where two processes create the tables at once.
-    return RDBStorage(f"{SQLITE}{file}", engine_kwargs={"connect_args": {"timeout": PATIENCE}})
+    # Two processes cannot create the tables at once.
+    with hold(file.with_name(f".{file.name}.lock"), wait=lambda: None):
+        return RDBStorage(f"{SQLITE}{file}", engine_kwargs={"connect_args": {"timeout": PATIENCE}})

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from filelock import Timeout
 
-from foldblend.errors import UserError, shown
+from foldblend.errors import UserError, in_a_line, shown
 from foldblend.locks import hold, is_held
 from pipeline.search.space import Space, Value
 from pipeline.search.storage import readable
@@ -126,17 +126,21 @@ class Trials:
         self.sign = 1 if maximize else -1
         self.sampler_of = sampler_of
         self.defaults = defaults
+        self.is_exhausted = False
+        """Whether the sampler has proposed all settings that it can."""
         folder.mkdir(parents=True, exist_ok=True)
         direction: Literal["maximize", "minimize"] = "maximize" if maximize else "minimize"
         with self._locked(), readable(file):
-            self.study = optuna.create_study(
-                study_name=name,
-                storage=storage,
-                direction=direction,
-                pruner=pruner or optuna.pruners.NopPruner(),
-                sampler=optuna.samplers.RandomSampler(seed=0),
-                load_if_exists=True,
-            )
+            parts: dict[str, Any] = {
+                "study_name": name,
+                "storage": storage,
+                "pruner": pruner or optuna.pruners.NopPruner(),
+                "sampler": optuna.samplers.RandomSampler(seed=0),
+            }
+            try:
+                self.study = optuna.load_study(**parts)
+            except KeyError:
+                self.study = optuna.create_study(**parts, direction=direction)
             before = self.study.user_attrs
             new = not before and not self.study.get_trials(deepcopy=False)
             for key, value in record.items() if new else ():
@@ -174,13 +178,30 @@ class Trials:
                     return Claim(DEFAULT, {}, None, lock)
             self._run_cut_ones_again()
             counts = self._counts()
-            if counts.finished + counts.running >= num:
+            if self.is_exhausted or counts.finished + counts.running >= num:
                 return None
             self.study.sampler = self.sampler_of(self._place_of_next())
-            trial = self.study.ask(self.space.distributions())
+            trial = self._ask()
             name = name_of(trial.number)
             lock.enter_context(hold(self._lock_of(name), patience=PATIENCE))
         return Claim(name, self.space.settings(trial.params), trial, lock)
+
+    def _ask(self) -> Any:
+        try:
+            return self.study.ask(self.space.distributions())
+        except (ValueError, TypeError, RuntimeError, ImportError, NotImplementedError) as error:
+            name = type(self.study.sampler).__name__
+            raise UserError(
+                f"--optuna-sampler {name}: cannot propose settings of this space"
+                f" ({in_a_line(error)}); pass another sampler, or change the space"
+            ) from None
+
+    def _tell(self, trial: Any, *values: float, **state: Any) -> None:
+        try:
+            self.study.tell(trial, *values, **state)
+        except RuntimeError:
+            # So a sampler ends a study after the last settings of its grid.
+            self.is_exhausted = True
 
     def _run_cut_ones_again(self) -> None:
         """Enqueue the settings of trials whose process has ended, and mark these as failed."""
@@ -197,7 +218,7 @@ class Trials:
                 # Parameters of an unfinished proposal are completed by the same sampler.
                 attrs = {AGAIN: one.number, TRIES: tries + 1}
                 self.study.enqueue_trial(dict(one.params), user_attrs=attrs)
-            self.study.tell(one.number, state=TrialState.FAIL)
+            self._tell(one.number, state=TrialState.FAIL)
 
     def _place_of_next(self) -> int:
         """Return the number of proposals before the next one.
@@ -250,7 +271,7 @@ class Trials:
 
         with self._locked(), readable(self.file):
             if claim.trial is not None:
-                self.study.tell(claim.trial, value)
+                self._tell(claim.trial, value)
             else:
                 self._finish_default(create_trial, value)
         claim.lock.close()
@@ -277,7 +298,7 @@ class Trials:
 
         with self._locked(), readable(self.file):
             claim.trial.set_user_attr(ERROR, shown(why, most=500))
-            self.study.tell(claim.trial, state=TrialState.FAIL)
+            self._tell(claim.trial, state=TrialState.FAIL)
         claim.lock.close()
 
     def prune(self, claim: Claim) -> None:
@@ -285,7 +306,7 @@ class Trials:
         from optuna.trial import TrialState
 
         with self._locked(), readable(self.file):
-            self.study.tell(claim.trial, state=TrialState.PRUNED)
+            self._tell(claim.trial, state=TrialState.PRUNED)
         claim.lock.close()
 
     def results(self) -> list[Result]:

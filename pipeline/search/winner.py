@@ -31,8 +31,13 @@ MOST_BYTES = 2**30
 
 def in_words(settings: Mapping[str, Any]) -> str:
     """Return settings as flags, or words for none."""
-    flags = (f"{flag_name(name)} {value}" for name, value in settings.items())
+    flags = (f"{flag_name(name)} {_short(value)}" for name, value in settings.items())
     return " ".join(flags) or "the settings of the command"
+
+
+def _short(value: Any) -> str:
+    """Return a value for a line; numbers have four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def check_place(folder: Path, study: str) -> None:
@@ -202,4 +207,4 @@ def _signed(interval: Mapping[str, float | None]) -> str:
 
 
 def _cell(value: Any) -> str:
-    return "-" if value is None else str(value)
+    return "-" if value is None else _short(value)

@@ -103,6 +103,31 @@ def test_heads_equal_those_of_scikit_learn_fitted_one_by_one(dims):
         np.testing.assert_allclose(centred(alone.logits(rows, 0)), centred(ours), atol=1e-5)
 
 
+def test_heads_are_found_where_a_step_goes_too_far(monkeypatch):
+    features, label, _ = simulate(dims=9, noise=0.1)
+    axes = principal_axes(features)
+    rows = axes.of(features)
+    along = linear_heads._Problems.along
+    lengths = iter([1e6, float("nan")])
+
+    def too_far(self, *parts):
+        found = along(self, *parts)
+        return found * next(lengths, 40.0)
+
+    monkeypatch.setattr(linear_heads._Problems, "along", too_far)
+    heads = fit_heads(
+        rows,
+        label,
+        np.ones((1, len(rows))),
+        np.array([0.03]),
+        num_classes=4,
+        variance_X=axes.variance_X,
+    )
+    model = LogisticRegression(C=1 / 0.03, max_iter=50_000, tol=1e-11).fit(rows, label)
+    theirs = model.decision_function(rows)
+    np.testing.assert_allclose(centred(heads.logits(rows, 0)), centred(theirs), atol=1e-3)
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -1,7 +1,6 @@
 """Searches of settings: trials equal runs, go on after a kill, and say what choosing cost."""
 
 import numpy as np
-import optuna
 import pytest
 
 import foldblend as fb
@@ -10,48 +9,12 @@ from pipeline.config.run import RunConfig
 from pipeline.search.config import SearchConfig, make_tune_config
 from pipeline.search.frozen import FrozenTrials
 from pipeline.search.setup import set_up
-
-SPACE = "head_l2: {low: 0.01, high: 10, log: true}\ntta: [none, hflip]\n"
-SMALL = {
-    "backbone": "test_efficientnet",
-    "pretrained": "none",
-    "finetune": "head",
-    "folds": 3,
-    "img_size": 32,
-    "threads": 1,
-    "infer_engine": "torch",
-    "head_l2": 0.3,
-    "page": False,
-}
-
-
-def silent(line):
-    """Print nothing."""
+from tests.makers.searches import SMALL, SPACE, silent, study_of, tuner
 
 
 @pytest.fixture
 def tune(tiny_layout, tmp_path):
-    """Return `fb.tune` with a small space, data and a frozen backbone."""
-    (tmp_path / "space.yaml").write_text(SPACE)
-
-    def call(**settings):
-        given = {**SMALL, "space": tmp_path / "space.yaml", "study": "s", "trials": 4}
-        return fb.tune(
-            data=str(tiny_layout),
-            output=tmp_path / "outputs",
-            **{"say": silent, **given, **settings},
-        )
-
-    return call
-
-
-def study_of(output, name="s"):
-    """Return the Optuna study of a journal."""
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    storage = JournalStorage(JournalFileBackend(str(output / name / "journal.log")))
-    return optuna.load_study(study_name=name, storage=storage)
+    return tuner(tiny_layout, tmp_path)
 
 
 def test_no_flag_of_a_search_is_one_of_a_run():
