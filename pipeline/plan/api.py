@@ -8,20 +8,18 @@ from typing import Any
 from foldblend.cli import Say
 from foldblend.errors import listed, require
 from foldblend.flags import flag_name
-from foldblend.progress import duration, lines_to, write
+from foldblend.progress import lines_to, write
 from foldblend.runs.folder import lock_folder
 from foldblend.runs.run import Run
 from pipeline.plan.blended import check_folder
-from pipeline.plan.choices import Choices, sweep
+from pipeline.plan.choices import sweep
 from pipeline.plan.clock import Clock
 from pipeline.plan.config import PlanConfig, PlanOptions, make_plan_config
-from pipeline.plan.done import progress_of
 from pipeline.plan.draft import Draft
 from pipeline.plan.execute import execute
+from pipeline.plan.lines import plan_lines, speed_lines
 from pipeline.plan.make import make_plan
 from pipeline.plan.plan_file import Plan, read_plan, write_plan
-from pipeline.plan.section import HEADER, rows_of
-from reports.text import table
 
 __all__ = ["plan", "run_plan"]
 
@@ -80,21 +78,21 @@ def run_plan(config: PlanConfig, *, already: float = 0.0, say: Say = write) -> R
             )
             draft = Draft(config, clock, say)
             made = make_plan(draft)
-            for line in draft.data.lines():
+            for line in [*draft.data.lines(), *speed_lines(draft.speeds, draft.run.config)]:
                 say(line)
         if options.sweep:
             swept = sweep(made)
             say(f"{made.runs_folder}: removed {listed(swept) if swept else 'nothing'}")
             return Run(made.folder)
         check_folder(made)
-        for line in lines_of(made):
+        for line in plan_lines(made, left=clock.left):
             say(line)
         if config.output.dry_run:
             return Run(made.folder)
         with lock_folder(made.runs_folder):
             write_plan(made)
             blended = execute(made, clock, say=say)
-        for line in lines_of(made):
+        for line in plan_lines(made):
             say(line)
         say(f"blend: {blended.path}")
         return blended
@@ -122,20 +120,3 @@ def _from_file(config: PlanConfig) -> Plan:
         **({"time_limit": options.time_limit} if options.time_limit else {}),
     }
     return dataclasses.replace(made, **typed)
-
-
-def lines_of(made: Plan) -> list[str]:
-    """Return the table of a plan: what is done, running and left."""
-    choices = Choices.read(made)
-
-    def progress(run: Any) -> Any:
-        return progress_of(made.runs_folder / run.name)
-
-    rows = rows_of(made, choices, progress)
-    times = [run.seconds for run in made.runs if run.seconds is not None]
-    total = f", about {duration(sum(times))} in all" if times else ""
-    limit = f"; time limit {made.time_limit}" if made.time_limit else ""
-    return [
-        f"plan {made.file}: {len(made.runs)} runs{total}{limit}",
-        *table(HEADER, rows, name_width=48),
-    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from foldblend.errors import counted
@@ -13,7 +13,7 @@ from pipeline.plan.plan_file import Plan, PlannedRun
 from reports.blocks import section, table_block, text_block
 from reports.text import num
 
-__all__ = ["notes_of", "rows_of", "section_of"]
+__all__ = ["HEADER", "left_out_lines", "notes_of", "rows_of", "section_of"]
 
 WORDS = {"done": "done", "running": "running", "begun": "begun", "left": "left"}
 
@@ -78,9 +78,7 @@ def section_of(
     if choices.stopped:
         blocks.append(text_block(_stopped(choices)))
     blocks += [text_block(note[:1].upper() + note[1:] + ".") for note in notes_of(plan, choices)]
-    facts = _left_out(plan)
-    if facts:
-        blocks.append(text_block(facts))
+    blocks += [text_block(f"{line[:1].upper()}{line[1:]}.") for line in left_out_lines(plan)]
     return section("Plan", *blocks)
 
 
@@ -94,12 +92,10 @@ def _stopped(choices: Choices) -> str:
     return f"Stopped, since {why}: {', '.join(each)}."
 
 
-def _left_out(plan: Plan) -> str:
+def left_out_lines(plan: Plan) -> list[str]:
+    """Return a line for each reason why a plan leaves backbones out."""
     left_out = plan.about.get("left_out")
-    if not isinstance(left_out, dict) or not left_out:
-        return ""
     by_reason: dict[str, list[str]] = {}
-    for name, why in left_out.items():
+    for name, why in (left_out if isinstance(left_out, dict) else {}).items():
         by_reason.setdefault(str(why), []).append(str(name))
-    each: Sequence[str] = [f"{', '.join(names)}: {why}" for why, names in by_reason.items()]
-    return f"Left out: {'; '.join(each)}."
+    return [f"left out: {', '.join(names)} ({why})" for why, names in by_reason.items()]
