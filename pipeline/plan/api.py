@@ -7,6 +7,7 @@ from typing import Any
 
 from foldblend.cli import Say
 from foldblend.errors import listed, require
+from foldblend.files import home
 from foldblend.flags import flag_name
 from foldblend.progress import lines_to, write
 from foldblend.runs.folder import lock_folder
@@ -72,8 +73,9 @@ def run_plan(config: PlanConfig, *, already: float = 0.0, say: Say = write) -> R
             made = _from_file(config)
             clock = Clock(_limit(options, made), already=already)
         else:
+            require(not options.sweep, "--sweep: goes with --plan FILE; pass the plan.yaml")
             require(
-                options.limit is not None or options.sweep,
+                options.limit is not None,
                 "--time-limit: missing; pass one such as 45m, or a plan with --plan",
             )
             draft = Draft(config, clock, say)
@@ -81,7 +83,8 @@ def run_plan(config: PlanConfig, *, already: float = 0.0, say: Say = write) -> R
             for line in [*draft.data.lines(), *speed_lines(draft.speeds, draft.run.config)]:
                 say(line)
         if options.sweep:
-            swept = sweep(made)
+            with lock_folder(made.runs_folder):
+                swept = sweep(made)
             say(f"{made.runs_folder}: removed {listed(swept) if swept else 'nothing'}")
             return Run(made.folder)
         check_folder(made)
@@ -90,7 +93,8 @@ def run_plan(config: PlanConfig, *, already: float = 0.0, say: Say = write) -> R
         if config.output.dry_run:
             return Run(made.folder)
         with lock_folder(made.runs_folder):
-            write_plan(made)
+            if options.plan is None or home(options.plan).resolve() != made.file.resolve():
+                write_plan(made)  # which would lose the comments of one that was edited
             blended = execute(made, clock, say=say)
         for line in plan_lines(made):
             say(line)
@@ -118,5 +122,7 @@ def _from_file(config: PlanConfig) -> Plan:
         **({"name": config.output.name} if config.output.name else {}),
         **({"output": config.output.output} if "output" in config.typed else {}),
         **({"time_limit": options.time_limit} if options.time_limit else {}),
+        **({"views": options.views} if options.views != "auto" else {}),
+        **({} if options.stop_losers else {"stop_losers": False}),
     }
     return dataclasses.replace(made, **typed)

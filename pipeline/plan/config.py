@@ -67,7 +67,7 @@ class PlanOptions:
     views: Literal["auto", "none"] = "auto"
     """Test-time augmentation of finished runs, the best first, if time is left: auto or none."""
     sweep: bool = False
-    """Remove what stopped runs have left, and make no runs."""
+    """Remove what stopped runs of --plan have left, and make no runs."""
 
     def __post_init__(self) -> None:
         expand_home(self, "plan")

@@ -133,7 +133,7 @@ def place(tmp_path, tiny_layout, tiny_runs, monkeypatch):
 def small(words):
     """Return the arguments of a command, changed so that it runs in seconds."""
     script, *rest = words
-    if script != "run_cv.py":
+    if script not in ("run_cv.py", "tune.py", "plan.py") or "--plan" in rest:
         return rest
     rest = ["london_masks" if word == "demo" else word for word in rest]
     if "--backbone" in rest:
@@ -144,7 +144,8 @@ def small(words):
     # A fold file determines the number of folds.
     left_out = {"--folds"} if "--fold-file" in rest else set()
     flags = [str(word) for pair in SMALL.items() if pair[0] not in left_out for word in pair]
-    return [*rest, *flags, "--no-page"]
+    few = {"tune.py": ["--trials", "3"], "plan.py": ["--finetune", "head", "--views", "none"]}
+    return [*rest, *flags, *few.get(script, []), "--no-page"]
 
 
 def expanded(words):
@@ -189,6 +190,8 @@ def test_the_commands_of_a_page_run(page, place, capsys):
             assert commands.blend(made) == 0
         if script == "run_cv.py" and "--name" not in argv:
             argv += ["--name", f"run{number}"]
+        if script == "tune.py":
+            argv += ["--study", f"study{number}"]
         if script in ("blend.py", "run_tta.py"):
             argv += ["--overwrite", "--no-page"]
         if script in ("predict.py", "export_model.py"):
