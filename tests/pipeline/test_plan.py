@@ -13,6 +13,7 @@ import pytest
 import foldblend as fb
 from foldblend.runs.check import why_unfinished
 from pipeline.plan import execute as execution
+from pipeline.plan import work as working
 from pipeline.plan.blended import blended_runs, heal
 from pipeline.plan.choices import Choices
 from pipeline.plan.clock import Clock, TimeUp
@@ -121,19 +122,19 @@ def wait_for_files(plan, num):
 
 def test_the_end_of_the_time_leaves_a_blend_and_a_checkpoint(tiny_layout, tmp_path, monkeypatch):
     plan = small_plan(tiny_layout, tmp_path, FROZEN, TUNED)
-    real = execution.cross_validate
+    real = working.cross_validate
 
     def ends(config, **more):
         if not config.train.frozen:
             raise TimeUp
         return real(config, **more)
 
-    monkeypatch.setattr(execution, "cross_validate", ends)
+    monkeypatch.setattr(working, "cross_validate", ends)
     lines = []
     made = make(plan, say=lines.append)
     assert any("the time is up" in line for line in lines)
     assert blended_runs(plan) == {"frozen"}
-    monkeypatch.setattr(execution, "cross_validate", real)
+    monkeypatch.setattr(working, "cross_validate", real)
     make(plan)
     assert blended_runs(plan) == {"frozen", "tuned"}
     assert made.path == plan.folder
