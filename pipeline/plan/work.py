@@ -1,0 +1,207 @@
+"""The state of a plan while its runs are made: times, single runs and blends."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from foldblend.cli import Say
+from foldblend.errors import UserError, counted
+from foldblend.failures import WriteFailed
+from foldblend.files import is_file
+from foldblend.progress import duration
+from foldblend.runs.run import Run
+from foldblend.runs.schema import read_info
+from foldblend.scores.optimism import selection_optimism
+from foldblend.scores.score import Gain
+from pipeline.config.settings import replace
+from pipeline.cv import cross_validate
+from pipeline.plan.blended import blend_runs, blended_runs
+from pipeline.plan.choices import Choices
+from pipeline.plan.clock import Clock
+from pipeline.plan.done import Progress, progress_of
+from pipeline.plan.fold_rows import fold_rows
+from pipeline.plan.plan_file import Plan, PlannedRun
+from pipeline.plan.section import notes_of, section_of
+from pipeline.plan.views import view_folders
+
+__all__ = ["Work"]
+
+# Folds of a run, until one has begun.
+FOLDS = 5
+# Seconds that a blend takes until one was made, and how much longer the next one may take.
+FIRST_BLEND = 10.0
+GROWTH = 1.3
+# A blend between runs may take this share of the time since the last one.
+SHARE_OF_BLENDS = 0.15
+# Lines of a run that are shown; all are in plan.log.
+SHOWN = re.compile(r"(repeat \d+ )?fold \d+: |warning: |OOF ")
+
+
+class Work:
+    """The making of a plan's runs."""
+
+    def __init__(self, plan: Plan, clock: Clock, say: Say) -> None:
+        self.plan = plan
+        self.clock = clock
+        self.say = say
+        self.choices = Choices.read(plan)
+        self.failed: dict[str, str] = {}
+        """Runs that cannot be made, with the reason."""
+        self.blend_seconds = FIRST_BLEND
+        self.last_blend = -np.inf
+        """When the last blend ended, in seconds of the clock."""
+        self.slower: dict[bool, float] = {}
+        """Seconds of runs over their estimates, of frozen and of fine-tuned runs."""
+
+    @property
+    def reserve(self) -> float:
+        """Seconds that the last blend and its report need."""
+        return self.blend_seconds * GROWTH + 2.0
+
+    def folder(self, run: PlannedRun) -> Path:
+        return self.plan.runs_folder / run.name
+
+    def progress(self, run: PlannedRun) -> Progress:
+        return progress_of(self.folder(run))
+
+    def expected(self, run: PlannedRun) -> float:
+        """Return the seconds that a run still needs, by its finished folds or its estimate."""
+        done = self.progress(run)
+        if done.state == "done":
+            return 0.0
+        num = self.num_models
+        if done.folds and not run.is_frozen:
+            return done.seconds / done.folds * (num - done.folds)
+        estimate = 0.0 if run.seconds is None else run.seconds
+        return estimate * self.slower.get(run.is_frozen, 1.0)
+
+    @property
+    def num_models(self) -> int:
+        """Number of models of each run: that of one that has begun, else as its settings say."""
+        for run in self.plan.runs:
+            if is_file(self.folder(run) / "run.json"):
+                info = read_info(self.folder(run))
+                return int(info["num_folds"] * info["num_repeats"])
+        split = self.plan.config_of(self.plan.runs[0]).split
+        return (split.folds or FOLDS) * (split.repeats or 1)
+
+    def fits(self, seconds: float) -> bool:
+        return seconds <= self.clock.left - self.reserve
+
+    def make(self, run: PlannedRun, *, only: int | None = None) -> bool:
+        """Make a run, or one of its folds, and return whether that is done.
+
+        A run that cannot be made is noted, and the others are made all the same. Raises TimeUp at
+        the end of the time, and WriteFailed for a full disk.
+        """
+        config = self.plan.config_of(run)
+        if only is not None:
+            config = replace(config, only_folds=str(only))
+        before = self.clock.spent
+        was = self.progress(run)
+        try:
+            with self.clock.alarm(self.reserve):
+                cross_validate(config, say=self._log)
+        except WriteFailed:
+            raise
+        except UserError as error:
+            self.failed[run.name] = str(error)
+            self.say(f"{run.name}: cannot be made: {error}")
+            return False
+        estimate = (run.seconds or 0.0) / (1 if only is None else self.num_models)
+        if was.state == "left" and estimate > 0:
+            self.slower[run.is_frozen] = (self.clock.spent - before) / estimate
+        return True
+
+    def _log(self, line: str) -> None:
+        """Keep a line of a run in plan.log, and show it if it says how a fold went."""
+        with (self.plan.runs_folder / "plan.log").open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+        if SHOWN.match(line):
+            self.say(f"  {line}")
+
+    def about(self, seconds: float) -> str:
+        """Return what is said before a run that takes so many seconds."""
+        left = self.clock.left
+        said = f"about {duration(seconds)}" if seconds else "begins"
+        return said if np.isinf(left) else f"{said}; {duration(left)} are left"
+
+    @property
+    def done(self) -> list[PlannedRun]:
+        """Runs with all folds."""
+        return [run for run in self.plan.runs if self.progress(run).state == "done"]
+
+    def is_out(self, run: PlannedRun) -> bool:
+        """Return whether a run gets no more folds: it is done, was stopped, or cannot be made."""
+        is_over = run.name in self.failed or run.name in self.choices.stopped
+        return is_over or self.progress(run).state == "done"
+
+    def stop(self, name: str, num_folds: int, lead: Gain) -> None:
+        """Stop a run, as the best one leads over it."""
+        self.choices.stop(name, num_folds, lead)
+        self.choices.write(self.plan)
+        self.say(
+            f"{name}: stopped after {counted(num_folds, 'fold')}, as it is worse than the best run"
+            f" by {lead.value:.4f} +- {lead.error:.4f}"
+        )
+
+    def members(self) -> list[Path]:
+        """Return the folders of finished runs that are blended, those with further views too."""
+        return [*map(self.folder, self.done), *view_folders(self.plan)]
+
+    def blend_if_due(self) -> None:
+        """Blend what is finished, unless blends would take too much of the time."""
+        since = self.clock.spent - self.last_blend
+        if not self.plan.folder.exists() or self.blend_seconds < SHARE_OF_BLENDS * since:
+            self.blend()
+
+    def _estimate_optimism(self) -> None:
+        """Estimate what picking the best finished run on the rows that score it costs."""
+        tables = [fold_rows(self.folder(run), self.num_models) for run in self.done]
+        first = tables[0]
+        proba_MNC = [one.like(first) for one in tables]
+        self.choices.optimism = selection_optimism(first.metric, first.rows, proba_MNC)
+        self.choices.compared = len(tables)
+
+    def blend(self) -> Run | None:
+        """Blend the finished runs, unless that is done; return the blend."""
+        folders = self.members()
+        if not folders:
+            return None
+        key = {folder.name for folder in folders}
+        if self.choices.blended == sorted(key) and blended_runs(self.plan):
+            return Run(self.plan.folder)
+        start = self.clock.spent
+        self.choices.blended = sorted(key)
+        self._estimate_optimism()
+        made = blend_runs(
+            self.plan,
+            folders,
+            notes=notes_of(self.plan, self.choices),
+            record=self.choices.record(sorted(key)),
+            section=section_of(self.plan, self.choices, self.progress),
+            say=_quiet,
+        )
+        self.choices.write(self.plan)
+        self.blend_seconds = self.clock.spent - start
+        self.last_blend = self.clock.spent
+        num = counted(len(made.info["members"]), "run")
+        self.say(f"{self.plan.folder}: blend of {num}, {_headline(made)}")
+        return made
+
+
+def _headline(run: Run) -> str:
+    headline = run.report["headline"]
+    value = headline["value"]
+    if value is None:
+        return "without a score"
+    low, high = headline["low"], headline["high"]
+    span = "" if low is None or high is None else f" [{low:.4f}, {high:.4f}]"
+    return f"OOF {run.info['metric']} {value:.4f}{span}"
+
+
+def _quiet(line: str) -> None:
+    """Take a line and print nothing."""
