@@ -161,7 +161,7 @@ class OptimismInfo(TypedDict):
     """By how much a score is expected to be too high, with the standard error of this estimate."""
 
     value: float
-    error: float
+    error: float | None
 
 
 class SearchInfo(TypedDict, total=False):
@@ -222,7 +222,7 @@ class OriginInfo(TypedDict):
 
 
 class RatesInfo(TypedDict, total=False):
-    """What auto decided of the learning rate; absent where it decided nothing."""
+    """Settings of the learning rate that auto decided; absent where it decided nothing."""
 
     auto: list[Literal["drop_path", "layer_decay", "lr"]]
     """Settings of config.yaml that auto decided; the run keeps them where its table changes."""
@@ -233,7 +233,7 @@ class RatesInfo(TypedDict, total=False):
 
 
 class FoundRateInfo(TypedDict):
-    """What --lr find has found in a fold (its lr.json)."""
+    """The learning rate that --lr find took in a fold (its lr.json)."""
 
     run_key: dict[str, str]
     lr: Rate

@@ -31,7 +31,7 @@ def search_note(search: SearchInfo, title: str) -> str:
     if optimism is not None and expected is not None and expected["value"] is not None:
         text += (
             f", which makes the score optimistic by about {max(optimism['value'], 0.0):.3f} {title}"
-            f" (cross-fitted over the folds): expect about {expected['value']:.3f}"
+            f" on average: expect about {expected['value']:.3f}"
         )
     nested = search.get("nested")
     if nested is not None and nested["value"] is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,29 +15,11 @@ from foldblend.help import About
 from pipeline.config.command_line import parse_with_run
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import make_config, replace
+from pipeline.plan.config import parse_limit
 
 __all__ = ["SearchConfig", "TuneConfig", "make_tune_config", "parse_tune_config"]
 
 MOST_TRIALS = 100_000
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
-def parse_time(text: str) -> float:
-    """Return the seconds of a time such as 90s, 45m, 2h or 1h30m.
-
-    Examples
-    --------
-    >>> parse_time("45m"), parse_time("1h30m")
-    (2700.0, 5400.0)
-    """
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
-    whole = "".join(number + unit for number, unit in parts)
-    seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
-    require(
-        whole == text.strip() and 0 < seconds < 1e8,
-        f"--time-limit {text}: write a time such as 90s, 45m or 2h",
-    )
-    return float(seconds)
 
 
 def parse_options(text: str | None) -> dict[str, str]:
@@ -108,12 +89,12 @@ class SearchConfig:
                 raise UserError(str(error).replace("--name", "--study", 1)) from None
         parse_options(self.optuna_options)
         if self.time_limit is not None:
-            parse_time(self.time_limit)
+            parse_limit(self.time_limit)
 
     @property
     def seconds(self) -> float | None:
         """Seconds of the time limit, or None."""
-        return None if self.time_limit is None else parse_time(self.time_limit)
+        return None if self.time_limit is None else parse_limit(self.time_limit)
 
     @property
     def space_file(self) -> Path:

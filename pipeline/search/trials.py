@@ -196,9 +196,9 @@ class Trials:
                 f" ({in_a_line(error)}); pass another sampler, or change the space"
             ) from None
 
-    def _tell(self, trial: Any, *values: float, **state: Any) -> None:
+    def _tell(self, trial: Any, value: float | None = None, *, state: Any = None) -> None:
         try:
-            self.study.tell(trial, *values, **state)
+            self.study.tell(trial, value, state)
         except RuntimeError:
             # So a sampler ends a study after the last settings of its grid.
             self.is_exhausted = True

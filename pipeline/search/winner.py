@@ -15,7 +15,7 @@ from foldblend.runs.folder import is_empty
 from foldblend.runs.schema import read_info
 from foldblend.scores.intervals import Interval
 from foldblend.scores.metrics import softmax
-from foldblend.scores.race import Optimism, selection_optimism
+from foldblend.scores.optimism import Optimism, selection_optimism
 from foldblend.scores.score import Score
 from pipeline.job import Chosen
 from pipeline.search.scoring import Scoring
@@ -154,8 +154,8 @@ def choose(
     return Chosen(record=record, section=_section(scoring, record, order, study))
 
 
-def _finite(value: float) -> float:
-    return float(value) if np.isfinite(value) else 0.0
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _section(
@@ -178,9 +178,8 @@ def _section(
         f" {record['trial']}: {in_words(record['settings'])}. Its {title} minus that of"
         f" the settings of the command is {_signed(gain)}, paired over {groups}. Because the best"
         f" of many was taken on the same {groups} that score it, it is too high by about"
-        f" {optimism['value']:.4f} (standard error {optimism['error']:.4f}): each fold was"
-        " predicted with the settings that are best on the other folds, and the difference is the"
-        " optimism."
+        f" {optimism['value']:.4f} on average (bootstrap estimate over {groups}). How lucky this"
+        " particular choice was cannot be estimated."
     )
     if "nested" in record:
         text += (

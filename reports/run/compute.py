@@ -259,5 +259,7 @@ def compute_report(run: Run, calibration: Calibration | None = None) -> dict[str
         "baselines": beaten,
         "chance": chance_score(metric, arrays.rows, arrays.proba_NC),
     }
+    if "search" in run.info:
+        report["search"] = run.info["search"]
     report["sections"].append(use_section(run, report))
     return report

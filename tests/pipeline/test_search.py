@@ -5,9 +5,15 @@ import pytest
 
 import foldblend as fb
 from foldblend.cli import cli_flags
+from foldblend.errors import UserError
+from foldblend.scores.metrics import METRICS
+from foldblend.scores.rows import Rows
 from pipeline.config.run import RunConfig
 from pipeline.search.config import SearchConfig, make_tune_config
 from pipeline.search.frozen import FrozenTrials
+from pipeline.search.held_out import HeldOut
+from pipeline.search.pruner import PairedPruner
+from pipeline.search.scoring import Scoring
 from pipeline.search.setup import set_up
 from tests.makers.searches import SMALL, SPACE, silent, study_of, tuner
 
@@ -52,6 +58,11 @@ def test_the_best_trial_becomes_a_run_that_says_so(tune, tmp_path):
     assert search["expected"]["value"] <= search["score"]["value"]
     assert any("chosen from 5 trials on these folds" in one for one in best.info["notes"])
     assert any(one["title"] == "Search of settings" for one in best.report["sections"])
+    assert best.report["search"] == search
+    other = fb.cross_validate(best.settings, name="other", page=False, say=silent)
+    both = fb.blend([best, other], method="soft", page=False, name="both", say=silent)
+    assert any("of s_best were chosen from 5 trials" in one for one in both.info["notes"])
+    assert not any("OPTIMISTIC" in one for one in both.info["notes"])
 
 
 def test_a_search_goes_on_and_equals_an_unbroken_one(tune, tmp_path):
@@ -92,3 +103,124 @@ def test_a_cut_trial_is_run_again_and_no_finished_one_is_lost(tune, tmp_path, mo
     assert after[4].params == before[3].params
     complete = [(one.params, one.value) for one in after if one.state.name == "COMPLETE"]
     assert complete == [(one.params, one.value) for one in study_of(output, "whole").trials]
+
+
+def test_the_same_search_again_changes_nothing_and_more_trials_may_change_the_best(tune, tmp_path):
+    first = tune(trials=3)
+    again = tune(trials=3)
+    assert first.info == again.info
+    more = tune(trials=8)
+    study = study_of(tmp_path / "outputs")
+    assert more.info["search"]["num_trials"] == 8
+    assert more.report["headline"]["value"] == pytest.approx(study.best_value, abs=1e-12)
+    # The run itself, repeated, keeps how it was chosen.
+    kept = fb.cross_validate(more.settings, say=silent)
+    assert kept.info["search"] == more.info["search"]
+    assert kept.info["notes"] == more.info["notes"]
+
+
+def test_a_trial_that_fails_is_a_line_and_the_search_goes_on(tune, tmp_path, monkeypatch):
+    held_out = FrozenTrials.held_out
+    num = [0]
+
+    def fails(self, config):
+        num[0] += 1
+        if num[0] == 3:
+            raise UserError("--head-l2: no such luck")
+        return held_out(self, config)
+
+    monkeypatch.setattr(FrozenTrials, "held_out", fails)
+    lines = []
+    best = tune(trials=5, say=lines.append)
+    assert best.info["search"]["num_failed"] == 1
+    assert any("trial_00002 failed: --head-l2: no such luck" in line for line in lines)
+    trial = study_of(tmp_path / "outputs").trials[2]
+    assert trial.state.name == "FAIL"
+    assert trial.user_attrs["error"] == "--head-l2: no such luck"
+
+    def all_fail(self, config):
+        if config.train.head_l2 == "0.3" and config.infer.tta == "none":
+            return held_out(self, config)
+        raise RuntimeError("never")
+
+    monkeypatch.setattr(FrozenTrials, "held_out", all_fail)
+    with pytest.raises(UserError, match=r"all trials of the study failed \(3\).*never"):
+        tune(trials=4, study="none")
+
+
+def test_the_settings_of_the_command_may_lie_outside_of_the_space(tune, tmp_path):
+    best = tune(trials=4, head_l2="auto")
+    study = study_of(tmp_path / "outputs")
+    assert len(study.trials) == 3
+    assert best.info["search"]["num_trials"] == 4
+    assert best.info["search"]["default"]["value"] == pytest.approx(study.user_attrs["default"])
+
+
+def test_a_time_limit_ends_with_a_run(tune):
+    lines = []
+    tune(trials=2)
+    best = tune(trials=50, time_limit="0.001s", say=lines.append)
+    assert best.info["search"]["num_trials"] == 2
+    assert any("2 of 50 trials are finished; the same command goes on" in one for one in lines)
+
+
+def test_the_nested_score_is_of_settings_that_never_saw_the_fold(tune, tmp_path, monkeypatch):
+    seen = []
+    without = FrozenTrials.without_fold
+
+    def watched(self, config, outer):
+        found_NC = without(self, config, outer)
+        run = next(iter(self.kept.values())).job.run
+        assert np.isnan(found_NC[run.fold_RN[0] == outer]).all()
+        assert np.isfinite(found_NC[run.fold_RN[0] != outer]).all()
+        seen.append(outer)
+        return found_NC
+
+    monkeypatch.setattr(FrozenTrials, "without_fold", watched)
+    best = tune(trials=3, nested=True)
+    assert seen == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert best.info["search"]["nested"]["value"] is not None
+    assert any("the nested score of the search is" in one for one in best.info["notes"])
+    again = tune(trials=3, nested=True)
+    assert len(seen) == 9
+    assert again.info == best.info
+
+
+@pytest.mark.slow
+def test_trials_that_train_are_run_folders_which_the_best_run_takes_over(tune, tmp_path):
+    (tmp_path / "space.yaml").write_text("lr: {low: 1e-4, high: 0.1, log: true}\n")
+    settings = {"finetune": "full", "epochs": 1, "head_l2": "auto", "lr": 0.01}
+    lines = []
+    best = tune(trials=4, say=lines.append, **settings)
+    assert any("finished before, so nothing was trained" in one for one in lines)
+    own = best.settings | {"name": "alone", "output": str(tmp_path / "alone"), "page": False}
+    alone = fb.cross_validate(own, say=silent)
+    np.testing.assert_array_equal(best.logits(best.oof), alone.logits(alone.oof))
+
+
+class Trial:
+    """Stands for a trial of Optuna."""
+
+    number = 1
+
+
+def test_the_pruner_stops_what_is_clearly_worse_on_the_folds_that_both_have(tmp_path):
+    num = 60
+    rows = Rows.of(np.arange(num) % 2, np.arange(num), fold_N=np.arange(num) % 3)
+    held_out = HeldOut(tmp_path, num_rows=num, num_classes=2)
+    pruner = PairedPruner(Scoring(METRICS["accuracy"], rows, 2), held_out)
+    right_NC = 4 * np.eye(2, dtype=np.float32)[rows.label_N]
+    wrong_NC = right_NC[:, ::-1].copy()
+    held_out.write("trial_00000", right_NC)
+    pruner.best_name = lambda: "trial_00000"
+    so_far_NC = np.where((rows.fold_N == 0)[:, None], wrong_NC, np.nan).astype(np.float32)
+    assert not pruner.prune(None, Trial())
+    held_out.write("trial_00001", so_far_NC)
+    assert pruner.prune(None, Trial())
+    # A single wrong group is within the error.
+    near_NC = np.where((rows.fold_N == 0)[:, None], right_NC, np.nan).astype(np.float32)
+    near_NC[0] = wrong_NC[0]
+    held_out.write("trial_00001", near_NC)
+    assert not pruner.prune(None, Trial())
+    pruner.best_name = lambda: None
+    assert not pruner.prune(None, Trial())
