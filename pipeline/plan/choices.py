@@ -1,4 +1,4 @@
-"""What a plan chose on the folds that score its runs, kept in choices.json beside plan.yaml."""
+"""Choices that a plan made on the folds that score its runs, kept in choices.json."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Content(TypedDict, total=False):
 
 @dataclass(slots=True)
 class Choices:
-    """What a plan has chosen so far."""
+    """The choices of a plan so far."""
 
     stopped: dict[str, StoppedInfo] = field(default_factory=dict)
     """Runs that clearly lost, by name."""

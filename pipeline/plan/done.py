@@ -1,4 +1,4 @@
-"""What is done of a plan's runs, read from their folders."""
+"""Progress of a plan's runs, read from their folders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ State = Literal["done", "running", "begun", "left"]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is."""
+    """Progress of one run of a plan."""
 
     state: State
     folds: int = 0

@@ -1,4 +1,4 @@
-"""What is known of the data and the machine while a plan is made."""
+"""Facts of the data and the machine, collected while a plan is made."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ __all__ = [
 
 @dataclass(slots=True)
 class Draft:
-    """What is known of the machine and the data while a plan is made."""
+    """The facts that a plan is made from, collected one after the other."""
 
     config: PlanConfig
     clock: Clock

@@ -1,4 +1,4 @@
-"""What a plan says of the data, the machine and its runs before and after it makes them."""
+"""Lines that a plan prints of the data, the machine and its runs."""
 
 from __future__ import annotations
 

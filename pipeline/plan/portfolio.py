@@ -70,7 +70,7 @@ class Candidate:
 
     @property
     def kind(self) -> tuple[str, bool]:
-        """What makes two candidates alike."""
+        """Family and stage: candidates that share both make similar mistakes."""
         return self.backbone.family, self.fine_tuned
 
     def taking(self, seconds: float) -> Candidate:

@@ -26,6 +26,7 @@ from pipeline.plan.fold_rows import fold_rows
 from pipeline.plan.plan_file import Plan, PlannedRun
 from pipeline.plan.section import notes_of, section_of
 from pipeline.plan.views import view_folders
+from reports.text import num, span, title_of
 
 __all__ = ["Work"]
 
@@ -188,19 +189,16 @@ class Work:
         self.choices.write(self.plan)
         self.blend_seconds = self.clock.spent - start
         self.last_blend = self.clock.spent
-        num = counted(len(made.info["members"]), "run")
-        self.say(f"{self.plan.folder}: blend of {num}, {_headline(made)}")
+        members = counted(len(made.info["members"]), "run")
+        self.say(f"{self.plan.folder}: blend of {members}, {_headline(made)}")
         return made
 
 
 def _headline(run: Run) -> str:
     headline = run.report["headline"]
-    value = headline["value"]
-    if value is None:
+    if headline["value"] is None:
         return "without a score"
-    low, high = headline["low"], headline["high"]
-    span = "" if low is None or high is None else f" [{low:.4f}, {high:.4f}]"
-    return f"OOF {run.info['metric']} {value:.4f}{span}"
+    return f"OOF {title_of(run.report)} {num(headline['value'])} {span(headline)}"
 
 
 def _quiet(line: str) -> None:

@@ -141,7 +141,8 @@ def test_chosen_runs_fit_into_the_time_and_no_other_would(found, seconds):
 
 
 def test_of_equal_cost_the_better_one_comes_first_and_families_take_turns():
-    small, large = candidate(0), candidate(2)
+    small = candidate(0)
+    large = candidate(2)
     assert in_order([small, large], seconds=100)[0] == large
     # A third of one family comes after a worse one of another family.
     same = [candidate(5), candidate(4), candidate(4, scale=0.5)]
