@@ -58,7 +58,8 @@ def runs_of(args: argparse.Namespace, option: str) -> list[Run]:
     """Return the runs of an option ("" is the default), one per seed; missing ones are made."""
     name = "default" if not option else "".join(one if one.isalnum() else "-" for one in option)
     common = ["--data", args.data, "--device", args.device, "--output", args.outputs, *BASE]
-    run_cv(*common, *OPTIONS.get(option, []), "--seeds", SEEDS, "--name", name)
+    # The rows that are there were made before --lr auto.
+    run_cv(*common, "--lr", "1e-3", *OPTIONS.get(option, []), "--seeds", SEEDS, "--name", name)
     return [Run(args.outputs / f"{name}-seed{seed}") for seed in range(SEEDS)]
 
 

@@ -29,7 +29,7 @@ COMPARED = "0.001"
 SHARED = ["--threads", "1", "--infer-engine", "torch", "--no-page"]
 SHORT = ("--img-size", "112x80", "--folds", "3", "--epochs", "5")
 LONG = ("--img-size", "112x80", "--folds", "3", "--epochs", "10")
-LEAN = ("--img-size", "112x80", "--folds", "2", "--epochs", "4")
+LEAN = ("--img-size", "96x64", "--folds", "2", "--epochs", "4")
 RANDOM = ("--pretrained", "none", "--folds", "2", "--epochs", "4")
 
 
@@ -46,11 +46,11 @@ class Study:
 # The names are part of the keys of rates.json.
 STUDIES: dict[str, Study] = {
     "lite0": Study("tf_efficientnet_lite0", SHORT, ("auto", "0.0003", "0.0005", "0.003")),
-    "lite0, 10 epochs": Study("tf_efficientnet_lite0", LONG, ("auto", "0.003")),
+    "lite0, 10 epochs": Study("tf_efficientnet_lite0", LONG, ("0.003",)),
     "lite1": Study("tf_efficientnet_lite1", LEAN),
     "lite2": Study("tf_efficientnet_lite2", LEAN),
-    "vit": Study("vit_tiny_patch16_224", ("--img-size", "96", *RANDOM), on_demo=True),
-    "convnext": Study("convnext_atto", ("--img-size", "96", *RANDOM), on_demo=True),
+    "vit": Study("vit_tiny_patch16_224", ("--img-size", "64", *RANDOM), on_demo=True),
+    "convnext": Study("convnext_atto", ("--img-size", "64", *RANDOM), on_demo=True),
 }
 
 

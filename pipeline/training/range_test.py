@@ -3,9 +3,9 @@
     L. N. Smith, Cyclical learning rates for training neural networks, WACV 2017
 
 The rate rises exponentially, a step at a time. The test ends where the loss has become `DIVERGED`
-times its lowest value, is not finite, or all steps are taken. A tenth of the rate at the lowest
-loss is taken, which is a rule of fastai's `lr_find` ("minimum"): where the loss is lowest, it is
-about to rise.
+times its lowest value, is not finite, or all steps are taken. A third of the rate at the lowest
+loss is taken, since the loss is about to rise there. fastai's rule "minimum" takes a tenth, which
+was too low where it could be compared with measured rates (docs/training.md).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DIVERGED = 4.0
 SMOOTHED = 0.03
 # The loss has to fall by this share of its value at the start.
 LEAST_FALL = 0.02
-SAFETY = 10.0
+SAFETY = 3.0
 # The rate that is taken is within this factor of that of --lr auto.
 BOUND = 10.0
 
@@ -142,7 +142,7 @@ def choose_rate(curve: Curve, *, around: float) -> tuple[float | None, str]:
     >>> lr_L = np.geomspace(1e-5, 1e-1, 81)
     >>> valley_L = 1 + np.log10(lr_L / 1e-2) ** 2
     >>> choose_rate(Curve(lr_L, valley_L), around=1e-3)
-    (0.001, 'a tenth of the rate with the lowest loss')
+    (0.0033, 'a third of the rate with the lowest loss')
     """
     finite = np.isfinite(curve.loss_L)
     loss_L = curve.loss_L[finite]
@@ -154,7 +154,7 @@ def choose_rate(curve: Curve, *, around: float) -> tuple[float | None, str]:
         return None, "the loss never fell"
     rate = curve.lr_L[finite][least] / SAFETY
     bounded = float(np.clip(rate, around / BOUND, around * BOUND))
-    what = "a tenth of the rate with the lowest loss"
+    what = "a third of the rate with the lowest loss"
     if bounded != rate:
-        what += f", bounded to {BOUND:g} times the rate of auto or the same part"
+        what += f", bounded to {BOUND:g} times the rate of auto, or to 1 / {BOUND:g} of it"
     return float(f"{bounded:.1e}"), what

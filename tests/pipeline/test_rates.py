@@ -19,13 +19,14 @@ from pipeline.models.timm_import import timm
 from pipeline.rates_of_run import Before, decide_rates, keep_rates
 from pipeline.training.rates import (
     BATCH_NORM,
+    KINDS,
     NO_BATCH_NORM,
     TRANSFORMER,
     decay_of,
     kind_of,
     rate_of,
 )
-from tests.makers.constants import TINY
+from tests.makers.constants import ROOT, TINY
 
 OTHERS = (
     *("adadelta", "adagrad", "adahessian", "adamuon", "kron", "larc", "lars", "madgrad", "mars"),
@@ -85,6 +86,15 @@ def test_a_users_own_model_is_known_by_its_modules():
     assert family_of(torch.nn.Sequential(*norms, two[0].self_attn)) == BATCH_NORM
     assert family_of(torch.nn.Linear(2, 2)) == NO_BATCH_NORM
     assert layers_of(torch.nn.Linear(2, 2)) is None
+
+
+def test_the_page_has_the_rates_of_the_table():
+    page = (ROOT / "docs" / "training.md").read_text()
+    section = page.partition("## Learning rate")[2].partition("## Weights")[0]
+    for (family, pretrained), _ in KINDS["adam"].rates.items():
+        for optimizer in ("adamw", "sgd"):
+            rate = rate_of(optimizer, family, images=32, pretrained=pretrained)
+            assert f"| {rate:g} |" in section, (family, pretrained, optimizer, rate)
 
 
 @pytest.mark.parametrize(
