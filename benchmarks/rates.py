@@ -96,10 +96,11 @@ def main() -> None:
     )
     cli.add_argument("--only", nargs="*", default=list(STUDIES), metavar="STUDY")
     args = cli.parse_args()
-    results = Results(args, device=args.device)
     table = [("study", "rate", "learning rate", "macro F1", "difference to 0.001", "95 %")]
     for name in args.only:
         study = STUDIES[name]
+        data = {"data": "demo"} if study.on_demo else {}
+        results = Results(argparse.Namespace(**vars(args) | data), device=args.device)
         for rate in (COMPARED, *study.rates):
             key = f"{name}, {rate}"
             if key not in results:
