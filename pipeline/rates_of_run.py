@@ -150,7 +150,8 @@ def decide_rates(
     train = config.train
     if train.frozen:
         unused = {name: value for name, value in UNUSED.items() if given[name] in (AUTO, FIND)}
-        return Rates(unused, RatesInfo())
+        idle = "--lr find has no effect here: it needs a --finetune other than head"
+        return Rates(unused, RatesInfo(), idle if given["lr"] == FIND else "")
     family = family_of(model)
     images = (train.batch_size or 1) * train.grad_accum_steps
     own = _own_rate(train.opt)

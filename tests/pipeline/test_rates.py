@@ -181,6 +181,9 @@ def test_a_frozen_run_has_the_numbers_of_earlier_versions():
     found = decided("test_vit", pretrained=True, finetune="head")
     assert found.settings == {"lr": 1e-3, "layer_decay": None, "drop_path": None}
     assert not found.line
+    find = decided("test_vit", pretrained=True, finetune="head", lr="find")
+    assert find.settings == found.settings
+    assert "--lr find has no effect" in find.line
 
 
 def test_find_starts_from_the_rate_of_auto():
