@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-
-import numpy as np
 
 from foldblend.cli import Say
 from foldblend.errors import UserError, counted
 from foldblend.progress import duration
 from foldblend.runs.run import Run
 from foldblend.scores.race import clear_losers, helpful, leads, race
-from foldblend.scores.run_metric import metric_of
 from foldblend.scores.score import Gain
 from pipeline.plan.blended import heal
 from pipeline.plan.clock import Clock, TimeUp
 from pipeline.plan.fold_rows import fold_rows
 from pipeline.plan.plan_file import Plan, PlannedRun
-from pipeline.plan.views import add_views
+from pipeline.plan.views import KINDS, add_views, best_first
 from pipeline.plan.work import Work
 
 __all__ = ["execute"]
@@ -162,16 +158,11 @@ def _compare(work: Work, runs: Sequence[PlannedRun], num_folds: int) -> list[Gai
 
 
 def _views(work: Work) -> None:
-    """Add test-time augmentation to the best runs while there is time."""
+    """Add test-time augmentation to finished runs, the best first, while there is time."""
     if work.plan.views == "none":
         return
-    for run in sorted(work.done, key=lambda one: _worst_last(work.folder(one))):
-        if add_views(work.plan, run, clock=work.clock, reserve=work.reserve, say=work.say):
-            work.blend_if_due()
-
-
-def _worst_last(folder: Path) -> float:
-    """Return a number by which finished runs are sorted, the best first."""
-    run = Run(folder)
-    score = run.report["headline"]["value"]
-    return np.inf if score is None else -float(score) * metric_of(run.info).sign
+    folders = best_first([*map(work.folder, work.done)])
+    for kind in KINDS:
+        for folder in folders:
+            if add_views(folder, kind, clock=work.clock, reserve=work.reserve, say=work.say):
+                work.blend_if_due()

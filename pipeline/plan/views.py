@@ -1,7 +1,9 @@
-"""Test-time augmentation of a plan's best runs, where there is time for it."""
+"""Test-time augmentation of a plan's finished runs, where there is time for it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from foldblend.cli import Say
@@ -11,24 +13,71 @@ from foldblend.progress import duration
 from foldblend.runs.check import why_unfinished
 from foldblend.runs.costs import num_models, pass_seconds
 from foldblend.runs.run import Run
+from foldblend.scores.run_metric import metric_of
 from pipeline.plan.clock import Clock
-from pipeline.plan.plan_file import Plan, PlannedRun
 from pipeline.run_tta import run_tta
 from tta.config import AUTO_VIEWS
 
-__all__ = ["add_views", "seconds_of_views", "view_folders"]
+__all__ = ["KINDS", "Views", "add_views", "best_first", "seconds_of_views", "with_views"]
 
-SUFFIX = "_tta"
 # Seconds for what is not a forward pass: choosing views by cross-validation, and the report.
 OVERHEAD = 10.0
-# What is tried, the best first, and the number of further views.
-VIEWS = {"auto": len(AUTO_VIEWS.split(",")), "hflip": 1}
 
 
-def view_folders(plan: Plan) -> list[Path]:
-    """Return the folders of finished runs with further views."""
-    folders = [plan.runs_folder / f"{run.name}{SUFFIX}" for run in plan.runs]
-    return [one for one in folders if one.is_dir() and why_unfinished(one) is None]
+@dataclass(frozen=True, slots=True)
+class Views:
+    """Views that a plan adds to its runs."""
+
+    views: str
+    """Value of `run_tta.py --views`."""
+    num: int
+    """Number of further views."""
+    suffix: str
+    """Ending of the name of the run with these views."""
+    share: float
+    """Share of the time left that they may be expected to take."""
+    words: str
+
+
+KINDS = (
+    Views("hflip", 1, "_hflip", 0.8, "the mirrored image"),
+    Views("auto", len(AUTO_VIEWS.split(",")), "_tta", 0.6, "views are chosen"),
+)
+"""The mirrored image comes first, for all runs, as it gives most for its time. A choice of views
+reuses it.
+"""
+
+
+def _finished(folder: Path) -> bool:
+    return folder.is_dir() and why_unfinished(folder) is None
+
+
+def _made(folder: Path, kind: Views) -> Path:
+    return folder.with_name(f"{folder.name}{kind.suffix}")
+
+
+def score_of(folder: Path) -> float:
+    """Return the score of a finished run, greater is better; minus infinity where it has none."""
+    run = Run(folder)
+    value = run.report["headline"]["value"]
+    return float("-inf") if value is None else float(value) * metric_of(run.info).sign
+
+
+def best_first(folders: Sequence[Path]) -> list[Path]:
+    """Return the folders of finished runs, the best first."""
+    return sorted(folders, key=score_of, reverse=True)
+
+
+def with_views(folder: Path) -> Path:
+    """Return the folder of a run that is blended: with chosen views, mirrored images, or neither.
+
+    Views that were chosen are taken, as each fold's were chosen on the other folds. The mirrored
+    image was not chosen, and is taken if the run scores better with it out of fold.
+    """
+    flip, chosen = (_made(folder, kind) for kind in KINDS)
+    if _finished(chosen):
+        return chosen
+    return flip if _finished(flip) and score_of(flip) > score_of(folder) else folder
 
 
 def seconds_of_views(run: Run, num_views: int) -> float | None:
@@ -42,40 +91,31 @@ def seconds_of_views(run: Run, num_views: int) -> float | None:
     return OVERHEAD + num_views * (of_train + of_test) * seconds
 
 
-def add_views(plan: Plan, run: PlannedRun, *, clock: Clock, reserve: float, say: Say) -> bool:
-    """Add further views to a finished run if there is time, and return whether that was done.
+def add_views(folder: Path, kind: Views, *, clock: Clock, reserve: float, say: Say) -> bool:
+    """Add views to a finished run if there is time, and return whether that was done.
 
-    Views are chosen by cross-validation among the usual ones; where time is short, it is the
-    mirrored image alone.
+    Raises TimeUp at the end of the time, and WriteFailed for a full disk.
     """
-    folder = plan.runs_folder / run.name
-    made = plan.runs_folder / f"{run.name}{SUFFIX}"
-    if made.is_dir() and why_unfinished(made) is None:
+    made = _made(folder, kind)
+    if _finished(made):
         return False
-    finished = Run(folder)
+    seconds = seconds_of_views(Run(folder), kind.num)
     left = clock.left - reserve
-    times = {views: seconds_of_views(finished, num) for views, num in VIEWS.items()}
-    fitting = [views for views, time in times.items() if time is not None and time <= left]
-    if not fitting:
-        say(f"{run.name}: no further views, as they would take too long")
+    if seconds is None or seconds > kind.share * left:
         return False
-    views = fitting[0]
-    seconds = times[views]
-    what = "views are chosen" if views == "auto" else f"the view {views}"
-    say(f"{run.name}: {what}, about {duration(seconds)}; {_left(clock)}")
+    rest = "" if left == float("inf") else f"; {duration(clock.left)} are left"
+    say(f"{folder.name}: {kind.words}, about {duration(seconds)}{rest}")
     try:
         with clock.alarm(reserve):
-            run_tta(folder, views=views, name=made.name, overwrite=True, page=False, say=_quiet)
+            run_tta(
+                folder, views=kind.views, name=made.name, overwrite=True, page=False, say=_quiet
+            )
     except WriteFailed:
         raise
     except UserError as error:
-        say(f"{run.name}: no further views: {error}")
+        say(f"{folder.name}: no further views: {error}")
         return False
     return True
-
-
-def _left(clock: Clock) -> str:
-    return "no limit" if clock.left == float("inf") else f"{duration(clock.left)} are left"
 
 
 def _quiet(line: str) -> None:

@@ -25,7 +25,7 @@ from pipeline.plan.done import Progress, progress_of
 from pipeline.plan.fold_rows import fold_rows
 from pipeline.plan.plan_file import Plan, PlannedRun
 from pipeline.plan.section import notes_of, section_of
-from pipeline.plan.views import view_folders
+from pipeline.plan.views import with_views
 from reports.text import num, span, title_of
 
 __all__ = ["Work"]
@@ -150,8 +150,8 @@ class Work:
         )
 
     def members(self) -> list[Path]:
-        """Return the folders of finished runs that are blended, those with further views too."""
-        return [*map(self.folder, self.done), *view_folders(self.plan)]
+        """Return the folders of finished runs that are blended, with views where they help."""
+        return [with_views(self.folder(run)) for run in self.done]
 
     def blend_if_due(self) -> None:
         """Blend what is finished, unless blends would take too much of the time."""

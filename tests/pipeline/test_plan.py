@@ -189,6 +189,7 @@ def test_views_are_added_where_there_is_time(tiny_layout, tmp_path):
     plan = small_plan(tiny_layout, tmp_path, FROZEN, views="auto")
     make(plan)
     assert blended_runs(plan) == {"frozen_tta"}
+    assert fb.load(plan.runs_folder / "frozen_hflip").info["views"] == ["identity", "hflip"]
     assert fb.load(plan.runs_folder / "frozen_tta").info["kind"] == "tta"
 
 
