@@ -18,14 +18,17 @@ from pipeline.plan.clock import Clock
 from pipeline.plan.config import PlanConfig, PlanOptions, make_plan_config
 from pipeline.plan.draft import Draft
 from pipeline.plan.execute import execute
+from pipeline.plan.existing import check_existing
 from pipeline.plan.lines import plan_lines, speed_lines
 from pipeline.plan.make import make_plan
-from pipeline.plan.plan_file import Plan, read_plan, write_plan
+from pipeline.plan.plan_file import OF_THE_PLAN, Plan, read_plan, write_plan
 
 __all__ = ["plan", "run_plan"]
 
 # Flags of run_cv.py that --plan takes; the others stand in the file.
 WITH_A_FILE = ("name", "output", "dry_run")
+# Flags of run_cv.py that mean the plan as a whole.
+WITH_A_PLAN = (*WITH_A_FILE, "config")
 
 
 def plan(*, say: Say = write, **settings: Any) -> Run:
@@ -68,6 +71,11 @@ def run_plan(config: PlanConfig, *, already: float = 0.0, say: Say = write) -> R
     """Plan and make runs; `already` are the seconds that the command took before (see `plan`)."""
     options = config.planning
     clock = Clock(options.limit, already=already)
+    alone = sorted(({*OF_THE_PLAN} - {*WITH_A_PLAN}) & config.typed)
+    require(
+        not alone,
+        f"{listed(map(flag_name, alone))}: goes with one run, not with a plan; leave it out",
+    )
     with lines_to(say):
         if options.plan is not None:
             made = _from_file(config)
@@ -83,11 +91,14 @@ def run_plan(config: PlanConfig, *, already: float = 0.0, say: Say = write) -> R
             for line in [*draft.data.lines(), *speed_lines(draft.speeds, draft.run.config)]:
                 say(line)
         if options.sweep:
-            with lock_folder(made.runs_folder):
-                swept = sweep(made)
+            swept = []
+            if made.runs_folder.is_dir():
+                with lock_folder(made.runs_folder):
+                    swept = sweep(made)
             say(f"{made.runs_folder}: removed {listed(swept) if swept else 'nothing'}")
             return Run(made.folder)
         check_folder(made)
+        check_existing(made)
         for line in plan_lines(made, left=clock.left):
             say(line)
         if config.output.dry_run:

@@ -9,8 +9,8 @@ from typing import Any
 from ensemble.blend import blend
 from foldblend.cli import Say
 from foldblend.errors import UserError
-from foldblend.files import exists, remove
-from foldblend.runs.folder import write_json, write_section
+from foldblend.files import exists, is_link, remove
+from foldblend.runs.folder import is_empty, write_json, write_section
 from foldblend.runs.run import Run
 from foldblend.runs.schema import read_info
 from pipeline.plan.plan_file import Plan
@@ -22,35 +22,48 @@ __all__ = ["blend_runs", "blended_runs", "check_folder", "heal"]
 OF_THE_BLEND = ("metric", "score_by", "group_pool", "safe_csv")
 
 
-def _beside(plan: Plan, what: str) -> Path:
-    return plan.folder.with_name(f"{plan.name}.{what}")
+def _draft(plan: Plan) -> Path:
+    """Return the folder of a blend in the making; it lies beside the final one, as members do."""
+    return plan.folder.with_name(f"{plan.name}-draft")
+
+
+def _former(plan: Plan) -> Path:
+    """Return the folder of the former blend while another one takes its place."""
+    return plan.folder.with_name(f"{plan.name}-former")
 
 
 def check_folder(plan: Plan) -> None:
-    """Raise UserError if the folder of the blend holds something else."""
-    for folder in (plan.folder, _beside(plan, "old"), _beside(plan, "new")):
-        if exists(folder) and not _is_of_a_plan(folder):
+    """Raise UserError if a folder of the blend holds something else."""
+    for folder in (plan.folder, _former(plan), _draft(plan)):
+        if not _is_free(folder, is_draft=folder == _draft(plan)):
             raise UserError(
                 f"{folder}: exists and is no blend of a plan; pass another --name, or remove it"
             )
 
 
-def _is_of_a_plan(folder: Path) -> bool:
+def _is_free(folder: Path, *, is_draft: bool) -> bool:
+    """Return whether a folder may be replaced: it is absent or empty, or a plan has made it."""
+    if not exists(folder):
+        return not is_link(folder)
     try:
+        if not folder.is_dir() or is_link(folder):
+            return False
         if not (folder / "run.json").is_file():
-            return folder.is_dir() and not any(folder.glob("[!.]*"))
-        return read_info(folder).get("kind") == "blend"
+            return is_empty(folder)
+        info = read_info(folder)
     except (UserError, OSError):
         return False
+    # The draft of a process that was killed is not marked yet.
+    return "plan" in info or (is_draft and info["kind"] == "blend")
 
 
 def heal(plan: Plan) -> None:
     """Finish the exchange of blends that a killed process had begun, and remove its draft."""
-    old = _beside(plan, "old")
-    if exists(old) and not exists(plan.folder):
-        old.rename(plan.folder)
-    remove(old)
-    remove(_beside(plan, "new"))
+    former = _former(plan)
+    if exists(former) and not exists(plan.folder):
+        former.rename(plan.folder)
+    remove(former)
+    remove(_draft(plan))
 
 
 def blended_runs(plan: Plan) -> set[str]:
@@ -87,7 +100,7 @@ def blend_runs(
     say
         Receives the first screen of the report.
     """
-    draft = _beside(plan, "new")
+    draft = _draft(plan)
     remove(draft)
     settings = plan.settings
     of_blend: dict[str, Any] = {name: settings[name] for name in OF_THE_BLEND if name in settings}
@@ -111,12 +124,12 @@ def blend_runs(
 
 def _exchange(plan: Plan) -> None:
     """Put the draft in the place of the former blend."""
-    old = _beside(plan, "old")
-    remove(old)
+    former = _former(plan)
+    remove(former)
     if exists(plan.folder):
-        plan.folder.rename(old)
-    _beside(plan, "new").rename(plan.folder)
-    remove(old)
+        plan.folder.rename(former)
+    _draft(plan).rename(plan.folder)
+    remove(former)
 
 
 def _quiet(line: str) -> None:

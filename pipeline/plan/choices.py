@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypedDict
+from typing import Any, TypedDict
+
+import numpy as np
 
 from foldblend.files import is_file, remove
-from foldblend.runs.checked import between
-from foldblend.runs.folder import write_json
+from foldblend.runs.folder import is_in_use, write_json
 from foldblend.runs.info import StoppedInfo
 from foldblend.runs.schema import read_checked
 from foldblend.scores.race import Optimism
 from foldblend.scores.score import Gain
+from pipeline.plan.done import progress_of
 from pipeline.plan.plan_file import Plan
 
 __all__ = ["Choices", "sweep"]
@@ -20,18 +22,12 @@ __all__ = ["Choices", "sweep"]
 NAME = "choices.json"
 
 
-class _Optimism(TypedDict):
-    value: float
-    error: float
-    num: Annotated[int, between(0, 10_000)]
-
-
 class _Content(TypedDict, total=False):
     """Content of choices.json."""
 
     stopped: dict[str, StoppedInfo]
     blended: list[str]
-    optimism: _Optimism
+    told: list[str]
 
 
 @dataclass(slots=True)
@@ -39,11 +35,13 @@ class Choices:
     """The choices of a plan so far."""
 
     stopped: dict[str, StoppedInfo] = field(default_factory=dict)
-    """Runs that clearly lost, by name."""
+    """Runs that clearly lost and were not finished since, by name."""
     blended: list[str] = field(default_factory=list)
     """Names of the runs of the last blend, sorted."""
+    told: list[str] = field(default_factory=list)
+    """Stopped runs that the last blend knows of, sorted."""
     optimism: Optimism | None = None
-    """By how much the score of the best run is too high, since it was picked on these rows."""
+    """By how much the score of the best run is too good, since it was picked on these rows."""
     compared: int = 0
     """Number of runs among which the best one was picked."""
 
@@ -55,23 +53,17 @@ class Choices:
             return cls()
         cure = "remove it; the plan then compares its runs again"
         found = read_checked(file, _Content, needed=(), folder=plan.runs_folder, cure=cure)
-        optimism = found.get("optimism")
-        return cls(
-            stopped=dict(found.get("stopped", {})),
-            blended=list(found.get("blended", ())),
-            optimism=None if optimism is None else Optimism(optimism["value"], optimism["error"]),
-            compared=0 if optimism is None else optimism["num"],
-        )
+        stopped = {
+            name: one
+            for name, one in found.get("stopped", {}).items()
+            # One that was finished by hand is a run like the others.
+            if name in plan.names and progress_of(plan.runs_folder / name).state != "done"
+        }
+        return cls(stopped, list(found.get("blended", ())), list(found.get("told", ())))
 
     def write(self, plan: Plan) -> None:
         """Write choices.json."""
-        content: dict[str, Any] = {"stopped": self.stopped, "blended": self.blended}
-        if self.optimism is not None:
-            content["optimism"] = {
-                "value": self.optimism.value,
-                "error": self.optimism.error,
-                "num": self.compared,
-            }
+        content = {"stopped": self.stopped, "blended": self.blended, "told": self.told}
         write_json(plan.runs_folder / NAME, content)
 
     def stop(self, name: str, folds: int, lead: Gain) -> None:
@@ -86,18 +78,18 @@ class Choices:
         """Return the choices for run.json of the blend."""
         found: dict[str, Any] = {"stopped": self.stopped, "runs": [*members]}
         if self.optimism is not None:
-            found["optimism"] = {"value": self.optimism.value, "error": self.optimism.error}
+            error = self.optimism.error
+            kept = error if np.isfinite(error) else None
+            found["optimism"] = {"value": self.optimism.value, "error": kept}
         return found
 
 
 def sweep(plan: Plan) -> list[str]:
-    """Remove the folders of stopped runs, and return their names."""
-    choices = Choices.read(plan)
+    """Remove the folders of stopped runs that no process uses, and return their names."""
     swept = []
-    for name in choices.stopped:
+    for name in Choices.read(plan).stopped:
         folder = plan.runs_folder / name
-        # A name in the file is a name among the runs of the plan, and no path.
-        if name in {run.name for run in plan.runs} and folder.is_dir():
+        if folder.is_dir() and not is_in_use(folder):
             remove(folder)
             swept.append(name)
     return swept

@@ -20,6 +20,10 @@ class TimeUp(KeyboardInterrupt):
     """
 
 
+# Seconds between two alarms.
+AGAIN = 5.0
+
+
 class Clock:
     """Time since a command began, against its limit.
 
@@ -47,13 +51,16 @@ class Clock:
         """Seconds until the limit; infinite without one."""
         return self.limit - self.spent
 
-    @contextlib.contextmanager
-    def alarm(self, reserve: float) -> Iterator[None]:
+    def alarm(self, reserve: float) -> contextlib.AbstractContextManager[None]:
         """Raise TimeUp inside the block when only `reserve` seconds are left.
 
         It works in the main thread only, as signals do; elsewhere the block ends by itself.
         """
-        seconds = self.left - reserve
+        return self.alarm_in(self.left - reserve)
+
+    @contextlib.contextmanager
+    def alarm_in(self, seconds: float) -> Iterator[None]:
+        """Raise TimeUp inside the block after so many seconds (see `alarm`)."""
         in_main = threading.current_thread() is threading.main_thread()
         if math.isinf(seconds) or not in_main or not hasattr(signal, "setitimer"):
             yield
@@ -63,7 +70,8 @@ class Clock:
             raise TimeUp
 
         before = signal.signal(signal.SIGALRM, end)
-        signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01))
+        # Again and again, as code that a library calls may swallow an exception.
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01), AGAIN)
         try:
             yield
         finally:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -23,29 +24,31 @@ class Progress:
     """Progress of one run of a plan."""
 
     state: State
-    folds: int = 0
-    """Finished folds (models)."""
-    seconds: float = 0.0
-    """Seconds that its finished folds took."""
+    folds: Mapping[int, float] = field(default_factory=dict)
+    """Seconds of each finished fold (model), by its number."""
     score: float | None = None
     """Score of a finished run."""
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that its finished folds took."""
+        return sum(self.folds.values())
 
 
 def progress_of(folder: Path) -> Progress:
     """Return how far the run in a folder is, which need not exist."""
     if not is_file(folder / "run.json"):
         return Progress("left")
-    seconds = []
+    folds = {}
     for file in sorted(folder.glob("fold_*/done.json")):
         try:
             index = int(file.parent.name.removeprefix("fold_"))
-            seconds.append(float(read_done(folder, index)["seconds"]))
+            folds[index] = float(read_done(folder, index)["seconds"])
         except (UserError, ValueError, LookupError):
             continue  # the run itself says what is wrong with it
-    spent = sum(seconds)
     if why_unfinished(folder) is None:
-        return Progress("done", len(seconds), spent, _score(folder))
-    return Progress("running" if is_in_use(folder) else "begun", len(seconds), spent)
+        return Progress("done", folds, _score(folder))
+    return Progress("running" if is_in_use(folder) else "begun", folds)
 
 
 def _score(folder: Path) -> float | None:

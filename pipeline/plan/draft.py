@@ -6,10 +6,11 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from foldblend.cli import Say
-from foldblend.errors import UserError, listed
+from foldblend.errors import UserError, in_a_line, listed
+from foldblend.failures import device_failure, memory_failure
 from foldblend.files import home, is_file
 from foldblend.flags import flags_of
 from foldblend.plugins import is_custom, is_downloaded
@@ -20,9 +21,9 @@ from pipeline.config.trust import own_parts
 from pipeline.job import Prepared
 from pipeline.models.backbones import check_backbone
 from pipeline.models.pretrained import HubUnreachableError
-from pipeline.plan.clock import Clock
+from pipeline.plan.clock import Clock, TimeUp
 from pipeline.plan.config import PlanConfig
-from pipeline.plan.estimate import Size, Speed
+from pipeline.plan.estimate import START, Size, Speed
 from pipeline.plan.fingerprint import Fingerprint, fingerprint
 from pipeline.plan.measure import size_of_data, speed_of
 from pipeline.plan.plan_file import OF_THE_PLAN, Plan, changed_settings, read_plan
@@ -36,11 +37,18 @@ __all__ = [
     "backbones_of",
     "common_settings",
     "freezes",
+    "has_attributes",
     "measure",
     "sizes_of",
     "tunes",
     "usual_pixels",
 ]
+
+
+# Seconds that a backbone may take in any case to be loaded and measured, and the longest time
+# between the start of a run and its first image that is believed: engines are measured in it.
+LEAST_MEASURING = 30.0
+MOST_START = 10.0
 
 
 @dataclass(slots=True)
@@ -158,37 +166,66 @@ def tunes(config: RunConfig) -> bool:
     return "finetune" not in config.typed or not config.train.frozen
 
 
-def measure(draft: Draft, backbone: Backbone, *, learns: bool) -> None:
+def has_attributes(draft: Draft) -> bool:
+    """Return whether fine-tuned runs get one head for each attribute."""
+    known = draft.facts is not None and bool(draft.facts.attributes)
+    return known and "head" not in draft.config.typed
+
+
+def measure(draft: Draft, backbone: Backbone, *, learns: bool, most: float = 0.0) -> None:
     """Measure a backbone at its usual size, or at --img-size; note why it cannot be tried.
 
-    What an earlier call of the same plan has measured is taken from its plan.yaml.
+    What an earlier call of the same plan has measured is taken from its plan.yaml. All but the
+    first backbone are given up after `most` seconds.
     """
     first = draft.first is None
     began = draft.clock.spent
     config = _config_of(draft, backbone, learns=learns)
+    # A backbone whose weights come slowly must not take the time of the runs.
+    most = math.inf if first else max(LEAST_MEASURING, most)
     try:
-        known = draft.known.get(backbone.name)
-        if first or known is None or (learns and known.train is None):
-            run = prepare(config, draft.say if first else _quiet)
-            if first:
-                draft.begin(run)
-                known = draft.known.get(backbone.name)
-        if known is None or (learns and known.train is None):
-            known = speed_of(run, learns=learns)
+        with draft.clock.alarm_in(most):
+            known = _speed(draft, backbone, config, learns=learns)
+    except TimeUp:
+        draft.left_out[backbone.name] = "loading and measuring it would take too long"
+        return
     except HubUnreachableError:
         if first:
             raise
         draft.left_out[backbone.name] = "its weights are not here, and the hub cannot be reached"
         return
-    except UserError as error:
+    except (UserError, RuntimeError, MemoryError) as error:
         # What is wrong with the data or with a typed flag is wrong for every backbone.
         if first:
             raise
-        draft.left_out[backbone.name] = str(error)
+        known_failure = device_failure(error) or memory_failure(error)
+        draft.left_out[backbone.name] = str(known_failure or in_a_line(error))
         return
     draft.speeds[backbone.name] = known
     if first:
         draft.seconds_of_measuring = draft.clock.spent - began
+
+
+def _speed(draft: Draft, backbone: Backbone, config: RunConfig, *, learns: bool) -> Speed:
+    """Return the speed of a backbone, from an earlier call or measured now."""
+
+    def is_enough(known: Speed | None) -> TypeGuard[Speed]:
+        return known is not None and not (learns and known.train is None)
+
+    known = draft.known.get(backbone.name)
+    if draft.first is not None and is_enough(known):
+        return known
+    first = draft.first is None
+    start = draft.clock.spent
+    run = prepare(config, draft.say if first else _quiet)
+    if first:
+        draft.begin(run)
+        known = draft.known.get(backbone.name)
+        if is_enough(known):
+            return known
+    # Engines are measured once in a while, and loading torch is done: both are no part of a run.
+    spent = min(MOST_START, draft.clock.spent - start)
+    return dataclasses.replace(speed_of(run, learns=learns), start=max(START, spent))
 
 
 def _config_of(draft: Draft, backbone: Backbone, *, learns: bool) -> RunConfig:
@@ -200,6 +237,8 @@ def _config_of(draft: Draft, backbone: Backbone, *, learns: bool) -> RunConfig:
         chosen |= {"finetune": "head"}
     elif "finetune" not in typed.typed:
         chosen |= {"finetune": "full"}
+    if learns and has_attributes(draft):
+        chosen |= {"head": "attributes"}
     settings = {**common_settings(typed), **chosen, "output": typed.output.output}
     return replace(RunConfig(), **settings, dry_run=False, resume=False)
 

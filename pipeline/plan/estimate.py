@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-__all__ = ["Size", "Speed", "fold_seconds", "frozen_seconds", "run_seconds", "views_seconds"]
+__all__ = [
+    "FIRST_BLEND",
+    "REPORT",
+    "START",
+    "Size",
+    "Speed",
+    "fold_seconds",
+    "frozen_seconds",
+    "reserve_for",
+    "run_seconds",
+]
+
+# Seconds before the first image of a run, until that was measured, and of a first blend.
+START = 2.0
+FIRST_BLEND = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +60,7 @@ class Speed:
     """To predict an image."""
     train: float | None = None
     """To train on an image; None where it was not measured."""
-    start: float = 2.0
+    start: float = START
     """Seconds before the first image of a run: checks, weights, folder."""
     pixels: int = 1
     """Pixels of the input at which it was measured."""
@@ -54,6 +68,8 @@ class Speed:
     """What runs inference fastest."""
     memory: int | None = None
     """Bytes that a training step needs, counted; None where the model cannot be counted."""
+    weights: int = 0
+    """Bytes of the model's weights."""
 
     def at(self, pixels: int) -> Speed:
         """Return the speed at another size of the input.
@@ -106,8 +122,9 @@ def run_seconds(size: Size, speed: Speed, epochs: int) -> float:
     return speed.start + reading + folds + REPORT
 
 
-def views_seconds(size: Size, speed: Speed, num_views: int, *, frozen: bool) -> float:
-    """Return the seconds that so many further views of a finished run take."""
-    num_test = size.num_test * (1 if frozen else size.num_models)
-    num_train = size.num_train * (1 if frozen else size.num_repeats)
-    return speed.start + num_views * (num_train + num_test) * speed.infer + REPORT
+def reserve_for(blend_seconds: float) -> float:
+    """Return the seconds that are kept for the last blend, if the one before took so many.
+
+    Each blend has more members than the one before it.
+    """
+    return 1.3 * blend_seconds + 2.0

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from foldblend.cli import Say
 from foldblend.errors import UserError, counted
@@ -65,11 +68,15 @@ def _frozen_runs(work: Work) -> None:
 def _tuned_runs(work: Work) -> None:
     """Race the fine-tuned runs: as many at a time as fit into the time with all folds."""
     while batch := _next_batch(work):
+        num_stopped = len(work.choices.stopped)
         _race(work, batch)
         for run in batch:
             # Another process may train a fold of it; it is not waited for.
             if not work.is_out(run):
                 work.failed[run.name] = "it was not finished"
+        if len(work.choices.stopped) > num_stopped:
+            # There is time again.
+            work.failed = {name: why for name, why in work.failed.items() if why != NO_TIME}
 
 
 def _next_batch(work: Work) -> list[PlannedRun]:
@@ -102,12 +109,13 @@ def _race(work: Work, batch: Sequence[PlannedRun]) -> None:
         if run.name in work.failed:
             return False
         done = work.progress(run)
-        if done.state == "done" or (fold < rounds and done.folds > fold):
+        if done.state == "done" or (fold < rounds and fold in done.folds):
             return True
         seconds = work.expected(run)
         # Time is kept for the others that have begun, so that no fold of theirs was in vain.
-        begun = [one for one in batch if one is not run and _is_in_race(work, one)]
-        kept = sum(map(work.expected, begun)) if fold < rounds else 0.0
+        begun = batch if fold < rounds else ()
+        others = [one for one in begun if one is not run and _is_in_race(work, one)]
+        kept = sum(map(work.expected, others))
         if work.members() and not work.fits(seconds + kept):
             work.say(f"{run.name}: left, as it would take about {duration(seconds)} more")
             work.failed[run.name] = NO_TIME
@@ -134,7 +142,7 @@ def _race(work: Work, batch: Sequence[PlannedRun]) -> None:
 
 def _is_in_race(work: Work, run: PlannedRun) -> bool:
     """Return whether a run has finished folds and will get more."""
-    return not work.is_out(run) and work.progress(run).folds > 0
+    return not work.is_out(run) and bool(work.progress(run).folds)
 
 
 def _compare(work: Work, runs: Sequence[PlannedRun], num_folds: int) -> list[Gain]:
@@ -144,7 +152,12 @@ def _compare(work: Work, runs: Sequence[PlannedRun], num_folds: int) -> list[Gai
     """
     folders = [*map(work.folder, runs)]
     rivals = [folder for folder in map(work.folder, work.done) if folder not in folders]
-    tables = [fold_rows(folder, num_folds) for folder in [*folders, *rivals]]
+    try:
+        tables = [fold_rows(folder, num_folds) for folder in [*folders, *rivals]]
+    except UserError as error:
+        # Such as a file that was removed meanwhile: all go on, and the run says what is wrong.
+        work.say(f"runs are not compared after {counted(num_folds, 'fold')}: {error}")
+        return [Gain(0.0, np.inf)] * len(runs)
     first = tables[0]
     proba_MNC = [one.like(first) for one in tables]
     found = leads(first.metric, first.rows, proba_MNC)[: len(runs)]
@@ -161,8 +174,10 @@ def _views(work: Work) -> None:
     """Add test-time augmentation to finished runs, the best first, while there is time."""
     if work.plan.views == "none":
         return
-    folders = best_first([*map(work.folder, work.done)])
+    runs = {work.folder(run): run for run in work.done}
+    given: dict[str, Any] = {"clock": work.clock, "say": work.say}
     for kind in KINDS:
-        for folder in folders:
-            if add_views(folder, kind, clock=work.clock, reserve=work.reserve, say=work.say):
+        for folder in best_first([*runs]):
+            config = work.plan.config_of(runs[folder])
+            if add_views(folder, kind, config, reserve=work.reserve, **given):
                 work.blend_if_due()

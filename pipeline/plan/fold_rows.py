@@ -9,13 +9,15 @@ import numpy as np
 import pandas as pd
 
 from foldblend.runs.folder import logit_columns, rows_like
+from foldblend.runs.info import RunInfo
+from foldblend.runs.run import Run
 from foldblend.runs.schema import read_done, read_info
 from foldblend.runs.tables import TableReader
 from foldblend.scores.metrics import Metric, softmax
 from foldblend.scores.rows import Rows
 from foldblend.scores.run_metric import metric_of
 
-__all__ = ["FoldRows", "fold_rows"]
+__all__ = ["FoldRows", "fold_rows", "oof_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,16 @@ def fold_rows(folder: Path, num: int) -> FoldRows:
     for index in range(num):
         hashes |= read_done(folder, index)["files"]
     reader = TableReader(folder, info, hashes)
-    table = pd.concat([reader.read(f"fold_{index}/oof") for index in range(num)])
+    return _of(pd.concat([reader.read(f"fold_{index}/oof") for index in range(num)]), info)
+
+
+def oof_of(folder: Path) -> FoldRows:
+    """Return the out-of-fold rows of a finished run, also of one with views."""
+    run = Run(folder)
+    return _of(run.oof, run.info)
+
+
+def _of(table: pd.DataFrame, info: RunInfo) -> FoldRows:
     kept = ["image_id", "group", "label", "repeat", "fold", *logit_columns(len(info["classes"]))]
     table = table[kept].sort_values(["repeat", "image_id"], ignore_index=True)
     return FoldRows(table, metric_of(info), info["data"].get("group_name", "group"))

@@ -9,7 +9,7 @@ from foldblend.progress import duration
 from pipeline.config.resolved import ResolvedConfig
 from pipeline.plan.choices import Choices
 from pipeline.plan.done import Progress, progress_of
-from pipeline.plan.estimate import Speed
+from pipeline.plan.estimate import FIRST_BLEND, Speed
 from pipeline.plan.plan_file import Plan, PlannedRun
 from pipeline.plan.section import HEADER, left_out_lines, rows_of
 from reports.text import table
@@ -62,11 +62,17 @@ def plan_lines(plan: Plan, *, left: float | None = None) -> list[str]:
     ]
     if left is None:
         return lines
-    todo = sum(
-        run.seconds or 0.0
+    todo = [
+        run
         for run in plan.runs
         if progress(run).state != "done" and run.name not in choices.stopped
-    )
-    rest = f" of {duration(left)}; the rest is for" if left < float("inf") else ", then"
-    views = "views of the best runs and " if plan.views != "none" else ""
-    return [*lines, f"runs that are left: about {duration(todo)}{rest} {views}blends"]
+    ]
+    seconds = sum(run.seconds or 0.0 for run in todo)
+    blends = FIRST_BLEND * (len(todo) + 1)
+    parts = [f"runs about {duration(seconds)}", f"blends {duration(blends)}"]
+    rest = left - seconds - blends
+    if rest == float("inf"):
+        parts.append("views as long as they take" if plan.views != "none" else "no limit")
+    elif plan.views != "none":
+        parts.append(f"views the rest, {duration(max(rest, 0.0))}")
+    return [*lines, f"time: {', '.join(parts)}"]

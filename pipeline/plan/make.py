@@ -11,9 +11,9 @@ from foldblend.errors import UserError
 from foldblend.failures import check_room
 from foldblend.progress import duration
 from folds.data.manifest import slug
+from pipeline.config.identity import identity_hash
 from pipeline.config.run import parse_size
 from pipeline.data.images import free_ram
-from pipeline.job import Prepared
 from pipeline.plan.choices import Choices
 from pipeline.plan.done import progress_of
 from pipeline.plan.draft import (
@@ -21,13 +21,19 @@ from pipeline.plan.draft import (
     backbones_of,
     common_settings,
     freezes,
+    has_attributes,
     measure,
     sizes_of,
     tunes,
     usual_pixels,
 )
-from pipeline.plan.estimate import Speed, frozen_seconds, run_seconds
-from pipeline.plan.measure import size_of_data
+from pipeline.plan.estimate import (
+    FIRST_BLEND,
+    Speed,
+    frozen_seconds,
+    reserve_for,
+    run_seconds,
+)
 from pipeline.plan.plan_file import Plan, PlannedRun, run_name
 from pipeline.plan.portfolio import Backbone, Candidate, in_order
 from pipeline.plan.speeds import speeds_as_data
@@ -45,8 +51,6 @@ FROZEN_SIZES = (1.0, 2.0)
 TUNED_SIZES = {"cpu": (0.5, 1.0), "cuda": (1.0, 2.0)}
 MOST_FROZEN = 6
 NUM_SEEDS = 3
-# Seconds that a first blend takes, until one was made.
-FIRST_BLEND = 10.0
 # A training step may take this share of the free memory.
 MEMORY_SHARE = 0.8
 
@@ -93,7 +97,7 @@ def planned(draft: Draft, candidate: Candidate, *, seed: int | None = None) -> P
     kind = "head"
     if candidate.fine_tuned:
         kind = "full" if "finetune" not in draft.config.typed else draft.config.train.finetune
-        if draft.data.attributes and "head" not in draft.config.typed:
+        if has_attributes(draft):
             settings["head"] = "attributes"
     settings["finetune"] = kind
     if "infer_engine" not in draft.config.typed:
@@ -125,8 +129,10 @@ def make_plan(draft: Draft) -> Plan:
     frozen_first = freezes(config, first)
     measure(draft, first, learns=not frozen_first)
     options = [*candidates(draft, fine_tuned=not frozen_first)]
+    if not options:
+        raise UserError(f"--backbone {first.name}: {'; '.join(draft.left_out.values())}")
     quickest = min(options, key=lambda one: one.seconds)
-    needed = draft.clock.spent + quickest.seconds + FIRST_BLEND
+    needed = draft.clock.spent + quickest.seconds + reserve_for(FIRST_BLEND)
     if needed > limit:
         raise UserError(
             f"--time-limit {config.planning.time_limit}: one run"
@@ -163,13 +169,13 @@ def _measure_more(draft: Draft, first: Backbone, others: Sequence[Backbone]) -> 
     cost = draft.seconds_of_measuring
     learns = tunes(draft.config) and _may_fit(draft, first)
     if learns and draft.speeds[first.name].train is None and clock.spent + cost <= end:
-        measure(draft, first, learns=True)
+        measure(draft, first, learns=True, most=end - clock.spent)
     for backbone in others:
         if clock.spent + cost > end:
             draft.left_out.setdefault(backbone.name, "the time is too short to measure it")
             continue
         before = clock.spent
-        measure(draft, backbone, learns=learns)
+        measure(draft, backbone, learns=learns, most=end - before)
         cost = clock.spent - before
 
 
@@ -188,7 +194,7 @@ def _may_fit(draft: Draft, first: Backbone) -> bool:
 
 def _choose(draft: Draft, first: Candidate) -> list[PlannedRun]:
     """Return the runs in the order in which they are made."""
-    left = draft.clock.left - FIRST_BLEND + _seconds_of_done(draft)
+    left = draft.clock.left - reserve_for(FIRST_BLEND) + _seconds_of_done(draft)
     if first.fine_tuned:
         frozen: list[Candidate] = []
     else:
@@ -228,8 +234,15 @@ def _with_earlier(draft: Draft, chosen: Sequence[PlannedRun]) -> Iterator[Planne
     """Yield the runs of an earlier plan of this name as they are, and then new ones."""
     before = () if draft.before is None else draft.before.runs
     yield from before
-    names = {run.name for run in before}
-    yield from (run for run in chosen if run.name not in names)
+    if draft.before is None:
+        yield from chosen
+        return
+    names = draft.before.names
+    # Also one that was renamed in plan.yaml.
+    keys = {identity_hash(draft.before.config_of(run)) for run in before}
+    for run in chosen:
+        if run.name not in names and identity_hash(draft.before.config_of(run)) not in keys:
+            yield run
 
 
 def _equal(one: Candidate, other: Candidate) -> bool:
@@ -260,23 +273,28 @@ def _about(draft: Draft) -> dict[str, Any]:
 
 
 def _check_disk(draft: Draft, plan: Plan) -> None:
-    """Raise UserError if the disk will not hold the runs."""
-    check_room(plan.runs_folder, bytes_of_runs(draft.run, plan))
+    """Raise UserError if the disk will not hold the runs that are not done."""
+    check_room(plan.runs_folder, bytes_of_runs(draft, plan))
 
 
 # Bytes of a logit in a parquet file, and of a report with its thumbnails.
 LOGIT_BYTES = 4
 REPORT_BYTES = 5e6
+# Weights, their average and the two numbers that Adam keeps for each, in a checkpoint.
+CHECKPOINT = 4
 
 
-def bytes_of_runs(run: Prepared, plan: Plan) -> int:
-    """Return the bytes that the runs of a plan will take, estimated from the first model's."""
-    size = size_of_data(run)
-    weights = sum(
-        one.numel() * one.element_size()
-        for one in (run.weights.state if run.weights else {}).values()
-    )
+def bytes_of_runs(draft: Draft, plan: Plan) -> int:
+    """Return the bytes that the runs of a plan will take which are not done."""
+    size = draft.size
     rows = size.num_train * size.num_repeats + size.num_test * size.num_models
-    each = rows * size.num_classes * LOGIT_BYTES * 2 + REPORT_BYTES
-    models = sum(1 if one.is_frozen else size.num_models + 3 for one in plan.runs)
-    return int(models * weights + len(plan.runs) * each)
+    tables = rows * size.num_classes * LOGIT_BYTES * 2 + REPORT_BYTES
+    total = 0.0
+    for run in plan.runs:
+        if progress_of(plan.runs_folder / run.name).state == "done":
+            continue
+        backbone = str(run.settings.get("backbone", draft.config.model.backbone))
+        weights = draft.speeds[backbone].weights if backbone in draft.speeds else 0
+        models = 1 if run.is_frozen else size.num_models + CHECKPOINT
+        total += models * weights + tables
+    return int(total)

@@ -76,6 +76,7 @@ def speed_of(run: Prepared, *, learns: bool) -> Speed:
         pixels=run.preprocess.width * run.preprocess.height,
         engine=run.config.infer.infer_engine,
         memory=_step_bytes(run) if is_tuned else None,
+        weights=size_of(_model(run).parameters()),
     )
 
 

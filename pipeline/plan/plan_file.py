@@ -36,6 +36,8 @@ OF_THE_PLAN = ("name", "output", "resume", "dry_run", "only_folds", "config", "s
 # Runs of one plan have the same rows and folds; otherwise they could not be compared and blended.
 OF_ALL_RUNS = (*flags_of(DataConfig), *flags_of(SplitConfig), "metric", "score_by", "group_pool")
 MOST_RUNS = 1000
+# Endings of the names of runs with further views.
+SUFFIXES = ("_hflip", "_tta")
 COMMENT = """\
 # The runs of a plan. It can be edited, and made with: python plan.py --plan THIS_FILE
 # docs/plan.md describes it; `seconds` are estimates and may be left out.
@@ -88,6 +90,11 @@ class Plan:
     @property
     def file(self) -> Path:
         return self.runs_folder / "plan.yaml"
+
+    @property
+    def names(self) -> set[str]:
+        """Names of the runs."""
+        return {run.name for run in self.runs}
 
     def config_of(self, run: PlannedRun) -> RunConfig:
         """Return the settings of a run, as run_cv.py would have them."""
@@ -243,7 +250,13 @@ def run_name(*parts: str) -> str:
 
 
 def _check_runs(plan: Plan) -> None:
-    """Raise UserError for a run whose settings do not go, and for two equal runs."""
+    """Raise UserError for a run whose settings do not go, and for two equal runs or folders."""
+    for run in plan.runs:
+        for suffix in SUFFIXES:
+            require(
+                f"{run.name}{suffix}" not in plan.names,
+                f"run {run.name}{suffix} has the name of run {run.name} with views; rename it",
+            )
     seen: dict[str, str] = {}
     names: set[str] = set()
     for run in plan.runs:

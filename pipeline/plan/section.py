@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from foldblend.errors import counted
 from foldblend.progress import duration
 from pipeline.plan.choices import Choices
@@ -15,8 +17,6 @@ from reports.text import num
 
 __all__ = ["HEADER", "left_out_lines", "notes_of", "rows_of", "section_of"]
 
-WORDS = {"done": "done", "running": "running", "begun": "begun", "left": "left"}
-
 
 def rows_of(
     plan: Plan, choices: Choices, progress: Callable[[PlannedRun], Progress]
@@ -26,7 +26,7 @@ def rows_of(
     for run in plan.runs:
         done = progress(run)
         stopped = choices.stopped.get(run.name)
-        state = WORDS[done.state]
+        state: str = done.state
         if stopped is not None and done.state != "done":
             state = f"stopped after {counted(stopped['folds'], 'fold')}"
         taken = duration(done.seconds) if done.folds else "-"
@@ -34,7 +34,7 @@ def rows_of(
             [
                 run.name,
                 state,
-                f"{done.folds}",
+                f"{len(done.folds)}",
                 taken,
                 duration(run.seconds),
                 "-" if done.score is None else num(done.score),
@@ -55,10 +55,11 @@ def notes_of(plan: Plan, choices: Choices) -> list[str]:
             " the best run was clearly better there; these folds are scored too"
         )
     if choices.optimism is not None and choices.compared > 1:
-        value, error = choices.optimism
+        error = choices.optimism.error
+        about = f" +- {num(error)}" if np.isfinite(error) else ""
         notes.append(
-            f"picking the best of {choices.compared} runs on these rows makes its score about"
-            f" {value:.4f} +- {error:.4f} too high; that of the blend, which averages them, less so"
+            f"the best score of the plan's {choices.compared} predictions is about"
+            f" {num(choices.optimism.value)}{about} too good, as it was picked on these rows"
         )
     return notes
 

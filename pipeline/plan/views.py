@@ -14,11 +14,22 @@ from foldblend.runs.check import why_unfinished
 from foldblend.runs.costs import num_models, pass_seconds
 from foldblend.runs.run import Run
 from foldblend.scores.run_metric import metric_of
+from pipeline.config.run import RunConfig
+from pipeline.config.trust import own_parts
 from pipeline.plan.clock import Clock
+from pipeline.plan.plan_file import SUFFIXES
 from pipeline.run_tta import run_tta
 from tta.config import AUTO_VIEWS
 
-__all__ = ["KINDS", "Views", "add_views", "best_first", "seconds_of_views", "with_views"]
+__all__ = [
+    "KINDS",
+    "Views",
+    "add_views",
+    "best_first",
+    "mirrored",
+    "seconds_of_views",
+    "with_views",
+]
 
 # Seconds for what is not a forward pass: choosing views by cross-validation, and the report.
 OVERHEAD = 10.0
@@ -40,8 +51,8 @@ class Views:
 
 
 KINDS = (
-    Views("hflip", 1, "_hflip", 0.8, "the mirrored image"),
-    Views("auto", len(AUTO_VIEWS.split(",")), "_tta", 0.6, "views are chosen"),
+    Views("hflip", 1, SUFFIXES[0], 0.8, "the mirrored image"),
+    Views("auto", len(AUTO_VIEWS.split(",")), SUFFIXES[1], 0.6, "views are chosen"),
 )
 """The mirrored image comes first, for all runs, as it gives most for its time. A choice of views
 reuses it.
@@ -72,12 +83,20 @@ def with_views(folder: Path) -> Path:
     """Return the folder of a run that is blended: with chosen views, mirrored images, or neither.
 
     Views that were chosen are taken, as each fold's were chosen on the other folds. The mirrored
-    image was not chosen, and is taken if the run scores better with it out of fold.
+    image is taken if the run scores better with it out of fold; the optimism of the plan counts
+    this choice.
     """
-    flip, chosen = (_made(folder, kind) for kind in KINDS)
+    chosen = _made(folder, KINDS[1])
     if _finished(chosen):
         return chosen
-    return flip if _finished(flip) and score_of(flip) > score_of(folder) else folder
+    flip = mirrored(folder)
+    return folder if flip is None or score_of(flip) <= score_of(folder) else flip
+
+
+def mirrored(folder: Path) -> Path | None:
+    """Return the folder of a run with mirrored images, None where it was not made."""
+    flip = _made(folder, KINDS[0])
+    return flip if _finished(flip) else None
 
 
 def seconds_of_views(run: Run, num_views: int) -> float | None:
@@ -91,8 +110,12 @@ def seconds_of_views(run: Run, num_views: int) -> float | None:
     return OVERHEAD + num_views * (of_train + of_test) * seconds
 
 
-def add_views(folder: Path, kind: Views, *, clock: Clock, reserve: float, say: Say) -> bool:
+def add_views(
+    folder: Path, kind: Views, config: RunConfig, *, clock: Clock, reserve: float, say: Say
+) -> bool:
     """Add views to a finished run if there is time, and return whether that was done.
+
+    `config` are its settings in the plan, whose own parts may be imported.
 
     Raises TimeUp at the end of the time, and WriteFailed for a full disk.
     """
@@ -105,10 +128,17 @@ def add_views(folder: Path, kind: Views, *, clock: Clock, reserve: float, say: S
         return False
     rest = "" if left == float("inf") else f"; {duration(clock.left)} are left"
     say(f"{folder.name}: {kind.words}, about {duration(seconds)}{rest}")
+    parts = ",".join(dict.fromkeys(name for _, name in own_parts(config))) or None
     try:
         with clock.alarm(reserve):
             run_tta(
-                folder, views=kind.views, name=made.name, overwrite=True, page=False, say=_quiet
+                folder,
+                views=kind.views,
+                name=made.name,
+                overwrite=True,
+                page=False,
+                parts=parts,
+                say=_quiet,
             )
     except WriteFailed:
         raise

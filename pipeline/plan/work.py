@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from foldblend.cli import Say
-from foldblend.errors import UserError, counted
-from foldblend.failures import WriteFailed
+from foldblend.errors import UserError, counted, in_a_line
+from foldblend.failures import WriteFailed, device_failure, memory_failure
 from foldblend.files import is_file
 from foldblend.progress import duration
 from foldblend.runs.run import Run
@@ -22,19 +22,17 @@ from pipeline.plan.blended import blend_runs, blended_runs
 from pipeline.plan.choices import Choices
 from pipeline.plan.clock import Clock
 from pipeline.plan.done import Progress, progress_of
-from pipeline.plan.fold_rows import fold_rows
+from pipeline.plan.estimate import FIRST_BLEND, REPORT, START, reserve_for
+from pipeline.plan.fold_rows import oof_of
 from pipeline.plan.plan_file import Plan, PlannedRun
 from pipeline.plan.section import notes_of, section_of
-from pipeline.plan.views import with_views
+from pipeline.plan.views import mirrored, with_views
 from reports.text import num, span, title_of
 
 __all__ = ["Work"]
 
 # Folds of a run, until one has begun.
 FOLDS = 5
-# Seconds that a blend takes until one was made, and how much longer the next one may take.
-FIRST_BLEND = 10.0
-GROWTH = 1.3
 # A blend between runs may take this share of the time since the last one.
 SHARE_OF_BLENDS = 0.15
 # Lines of a run that are shown; all are in plan.log.
@@ -54,28 +52,35 @@ class Work:
         self.blend_seconds = FIRST_BLEND
         self.last_blend = -np.inf
         """When the last blend ended, in seconds of the clock."""
+        self._done: dict[str, Progress] = {}
         self.slower: dict[bool, float] = {}
         """Seconds of runs over their estimates, of frozen and of fine-tuned runs."""
 
     @property
     def reserve(self) -> float:
         """Seconds that the last blend and its report need."""
-        return self.blend_seconds * GROWTH + 2.0
+        return reserve_for(self.blend_seconds)
 
     def folder(self, run: PlannedRun) -> Path:
         return self.plan.runs_folder / run.name
 
     def progress(self, run: PlannedRun) -> Progress:
-        return progress_of(self.folder(run))
+        """Return how far a run is; a finished one stays so."""
+        if run.name not in self._done:
+            found = progress_of(self.folder(run))
+            if found.state != "done":
+                return found
+            self._done[run.name] = found
+        return self._done[run.name]
 
     def expected(self, run: PlannedRun) -> float:
         """Return the seconds that a run still needs, by its finished folds or its estimate."""
         done = self.progress(run)
         if done.state == "done":
             return 0.0
-        num = self.num_models
         if done.folds and not run.is_frozen:
-            return done.seconds / done.folds * (num - done.folds)
+            left = self.num_models - len(done.folds)
+            return done.seconds / len(done.folds) * left + START + REPORT
         estimate = 0.0 if run.seconds is None else run.seconds
         return estimate * self.slower.get(run.is_frozen, 1.0)
 
@@ -98,24 +103,36 @@ class Work:
         A run that cannot be made is noted, and the others are made all the same. Raises TimeUp at
         the end of the time, and WriteFailed for a full disk.
         """
-        config = self.plan.config_of(run)
-        if only is not None:
-            config = replace(config, only_folds=str(only))
         before = self.clock.spent
         was = self.progress(run)
         try:
+            config = self.plan.config_of(run)
+            if only is not None:
+                config = replace(config, only_folds=str(only))
             with self.clock.alarm(self.reserve):
                 cross_validate(config, say=self._log)
         except WriteFailed:
             raise
-        except UserError as error:
-            self.failed[run.name] = str(error)
-            self.say(f"{run.name}: cannot be made: {error}")
+        except (UserError, RuntimeError, MemoryError) as error:
+            known = device_failure(error) or memory_failure(error, cure="take smaller images")
+            line = str(error if isinstance(error, UserError) else known or in_a_line(error))
+            self.failed[run.name] = line
+            self.say(f"{run.name}: cannot be made: {line}")
             return False
-        estimate = (run.seconds or 0.0) / (1 if only is None else self.num_models)
-        if was.state == "left" and estimate > 0:
-            self.slower[run.is_frozen] = (self.clock.spent - before) / estimate
+        if was.state == "left":
+            self._learn(run, self.clock.spent - before, whole=only is None)
         return True
+
+    def _learn(self, run: PlannedRun, seconds: float, *, whole: bool) -> None:
+        """Note how much slower than estimated a run, or its first folds, were."""
+        folds = self.progress(run).folds
+        estimate = run.seconds or 0.0
+        if not whole and folds:
+            seconds = sum(folds.values())
+            # What is not in the folds is left out of both.
+            estimate = (estimate - START - REPORT) * len(folds) / self.num_models
+        if estimate > 0:
+            self.slower[run.is_frozen] = seconds / estimate
 
     def _log(self, line: str) -> None:
         """Keep a line of a run in plan.log, and show it if it says how a fold went."""
@@ -161,7 +178,9 @@ class Work:
 
     def _estimate_optimism(self) -> None:
         """Estimate what picking the best finished run on the rows that score it costs."""
-        tables = [fold_rows(self.folder(run), self.num_models) for run in self.done]
+        folders = [*map(self.folder, self.done)]
+        flipped = [one for folder in folders if (one := mirrored(folder)) is not None]
+        tables = [oof_of(folder) for folder in [*folders, *flipped]]
         first = tables[0]
         proba_MNC = [one.like(first) for one in tables]
         self.choices.optimism = selection_optimism(first.metric, first.rows, proba_MNC)
@@ -173,10 +192,12 @@ class Work:
         if not folders:
             return None
         key = {folder.name for folder in folders}
-        if self.choices.blended == sorted(key) and blended_runs(self.plan):
+        is_told = self.choices.told == sorted(self.choices.stopped)
+        if is_told and self.choices.blended == sorted(key) and blended_runs(self.plan):
             return Run(self.plan.folder)
         start = self.clock.spent
         self.choices.blended = sorted(key)
+        self.choices.told = sorted(self.choices.stopped)
         self._estimate_optimism()
         made = blend_runs(
             self.plan,

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import foldblend as fb
@@ -15,12 +16,14 @@ from foldblend.runs.check import why_unfinished
 from pipeline.plan import execute as execution
 from pipeline.plan import work as working
 from pipeline.plan.blended import blended_runs, heal
-from pipeline.plan.choices import Choices
+from pipeline.plan.choices import Choices, sweep
 from pipeline.plan.clock import Clock, TimeUp
 from pipeline.plan.execute import execute
+from pipeline.plan.existing import check_existing
 from pipeline.plan.fold_rows import fold_rows
 from pipeline.plan.plan_file import PlannedRun, read_plan, write_plan
 from tests.makers.constants import ROOT
+from tests.makers.drawn import draw
 from tests.makers.plans import FROZEN, OTHER, TUNED, silent, small_plan
 
 pytestmark = pytest.mark.slow
@@ -62,10 +65,10 @@ def test_a_plan_ends_with_a_blend_of_all_runs(whole):
     [section] = [one for one in blend.report["sections"] if one["title"] == "Plan"]
     rows = next(block for block in section["blocks"] if block["kind"] == "table")["rows"]
     assert [row[:3] for row in rows] == [[run.name, "done", "3"] for run in plan.runs]
-    assert any("picking the best of 3 runs" in note for note in blend.info["notes"])
+    assert any("best score of the plan's 3 predictions" in note for note in blend.info["notes"])
     # The first blend was there after the first run.
     assert re.search("blend of 1 run,", "\n".join(lines))
-    assert "old" not in {file.suffix for file in plan.folder.parent.iterdir()}
+    assert {file.name for file in plan.folder.parent.iterdir()} == {"p", "p-runs"}
 
 
 def test_the_members_of_the_blend_are_found_from_its_folder(whole, tmp_path):
@@ -159,6 +162,7 @@ def test_a_clear_loser_stops_and_is_not_blended(tiny_layout, tmp_path, monkeypat
     assert blended_runs(plan) == {"frozen", "tuned"}
     assert len([*(plan.runs_folder / "other").glob("fold_*/done.json")]) == 1
     assert any("1 run of the plan stopped" in note for note in fb.load(plan.folder).info["notes"])
+    assert fb.load(plan.folder).info["plan"]["stopped"].keys() == {"other"}
     # It stays stopped, and is no part of a further call.
     make(plan)
     assert len([*(plan.runs_folder / "other").glob("fold_*/done.json")]) == 1
@@ -210,8 +214,8 @@ def test_a_blend_is_there_whenever_an_exchange_is_killed(whole, tmp_path, moment
     plan, _ = whole
     copy = replace(plan, output=str(tmp_path))
     copy.runs_folder.symlink_to(plan.runs_folder)
-    old = tmp_path / "p.old"
-    new = tmp_path / "p.new"
+    old = tmp_path / "p-former"
+    new = tmp_path / "p-draft"
     for folder in (old, new):
         subprocess.run(["cp", "-r", plan.folder, folder], check=True)
     if moment == "before":
@@ -261,3 +265,67 @@ def test_a_dry_run_writes_nothing(tiny_layout, tmp_path):
     )
     assert not (tmp_path / "outputs").exists()
     assert any("test_resnet-32x32-full" in line and "left" in line for line in lines)
+
+
+def test_a_stop_after_the_last_blend_is_told_all_the_same(tiny_layout, tmp_path, monkeypatch):
+    plan = small_plan(tiny_layout, tmp_path, FROZEN, TUNED)
+    monkeypatch.setattr(execution, "clear_losers", lambda found: [0])
+    monkeypatch.setattr(execution, "helpful", lambda *_: [])
+    make(plan)
+    assert blended_runs(plan) == {"frozen"}
+    assert fb.load(plan.folder).info["plan"]["stopped"].keys() == {"tuned"}
+
+
+def test_a_stopped_run_that_is_finished_by_hand_is_a_run_like_others(tiny_layout, tmp_path):
+    plan = small_plan(tiny_layout, tmp_path, FROZEN, TUNED)
+    make(plan)
+    choices = Choices.read(plan)
+    choices.stopped["tuned"] = {"folds": 1, "lead": 0.2, "error": 0.05}
+    choices.write(plan)
+    assert not Choices.read(plan).stopped
+    assert sweep(plan) == []
+    assert (plan.runs_folder / "tuned").is_dir()
+
+
+def test_folds_that_were_finished_out_of_order_are_kept(tiny_layout, tmp_path):
+    plan = small_plan(tiny_layout, tmp_path, TUNED, OTHER)
+    write_plan(plan)
+    fb.cross_validate(plan.config_of(TUNED), only_folds="1", say=silent)
+    before = (plan.runs_folder / "tuned" / "fold_1" / "done.json").read_bytes()
+    make(plan)
+    assert blended_runs(plan) == {"tuned", "other"}
+    assert (plan.runs_folder / "tuned" / "fold_1" / "done.json").read_bytes() == before
+
+
+def test_a_run_that_is_there_with_other_settings_is_refused(whole):
+    plan, _ = whole
+    check_existing(plan)
+    changed = replace(FROZEN, settings={**FROZEN.settings, "head_l2": "0.5"})
+    with pytest.raises(fb.UserError, match=r"head_l2 auto -> 0\.5.*; rename the run"):
+        check_existing(replace(plan, runs=(changed, TUNED)))
+
+
+@pytest.mark.parametrize(
+    "more", [{"metric": "log_loss"}, {"repeats": 2}, {"score_by": "group"}, {"metric": "accuracy"}]
+)
+def test_a_plan_holds_for_other_scores_and_repeats(tiny_layout, tmp_path, more):
+    plan = small_plan(tiny_layout, tmp_path, FROZEN, TUNED)
+    settings = {**plan.settings, **more}
+    if "score_by" in more:
+        settings |= {"csv": str(groups_of_one_class(tmp_path))}
+        settings.pop("data")
+    plan = replace(plan, settings=settings)
+    make(plan)
+    assert blended_runs(plan) == {"frozen", "tuned"}
+    assert np.isfinite(fb.load(plan.folder).report["headline"]["value"])
+
+
+def groups_of_one_class(folder):
+    """Write a table of images in groups of one class each, and return its file."""
+    table = pd.DataFrame({"image": [f"{number}.png" for number in range(36)]})
+    table["label"] = ["a", "b"] * 18
+    table["group"] = [f"{label}{number // 6}" for number, label in enumerate(table["label"])]
+    for number, name in enumerate(table["image"]):
+        draw(folder / name, number)
+    table.to_csv(folder / "table.csv", index=False)
+    return folder / "table.csv"

@@ -46,6 +46,7 @@ BAD = {
     "runs: [{name: a, only_folds: 0}]": "only_folds is the same for all runs of a plan; leave",
     "runs: [{name: ../a}]": "run ../a: --name",
     "runs: [{name: a}, {name: a, seed: 1}]": "two runs have the name a",
+    "runs: [{name: a}, {name: a_tta, seed: 1}]": "run a_tta has the name of run a with views",
     "runs: [{name: a}, {name: b}]": "runs a and b are equal",
     "runs: [{name: a, lr: 0.1}, {name: b, lr: 1e-1}]": "runs a and b are equal",
     "settings: {foolds: 3}\nruns: [{name: a}]": "unknown setting foolds; did you mean folds",
@@ -97,6 +98,7 @@ def test_choices_are_kept_and_damaged_ones_refused(tmp_path):
     choices = Choices()
     choices.stopped["tuned"] = {"folds": 1, "lead": 0.2, "error": 0.05}
     choices.blended = ["frozen"]
+    choices.told = ["tuned"]
     choices.write(plan)
     assert Choices.read(plan) == choices
     (plan.runs_folder / "choices.json").write_text('{"stopped": {"tuned": {"folds": -1}}}')
