@@ -6,17 +6,19 @@ import dataclasses
 from typing import Any
 
 from foldblend.cli import Say
-from foldblend.errors import listed, require
+from foldblend.errors import UserError, listed, require
 from foldblend.files import home
 from foldblend.flags import flag_name
-from foldblend.progress import lines_to, write
+from foldblend.progress import duration, lines_to, write
 from foldblend.runs.folder import lock_folder
 from foldblend.runs.run import Run
 from pipeline.plan.blended import check_folder
 from pipeline.plan.choices import sweep
 from pipeline.plan.clock import Clock
 from pipeline.plan.config import PlanConfig, PlanOptions, make_plan_config
+from pipeline.plan.done import progress_of
 from pipeline.plan.draft import Draft
+from pipeline.plan.estimate import FIRST_BLEND, REPORT, START, reserve_for
 from pipeline.plan.execute import execute
 from pipeline.plan.existing import check_existing
 from pipeline.plan.lines import plan_lines, speed_lines
@@ -103,6 +105,7 @@ def run_plan(config: PlanConfig, *, already: float = 0.0, say: Say = write) -> R
             say(line)
         if config.output.dry_run:
             return Run(made.folder)
+        _check_limit(made, clock)
         with lock_folder(made.runs_folder):
             if options.plan is None or home(options.plan).resolve() != made.file.resolve():
                 write_plan(made)  # which would lose the comments of one that was edited
@@ -111,6 +114,20 @@ def run_plan(config: PlanConfig, *, already: float = 0.0, say: Say = write) -> R
             say(line)
         say(f"blend: {blended.path}")
         return blended
+
+
+def _check_limit(made: Plan, clock: Clock) -> None:
+    """Raise UserError if nothing is done yet, and the time does not suffice for the first run."""
+    progress = [progress_of(made.runs_folder / run.name) for run in made.runs]
+    if any(one.state == "done" for one in progress):
+        return
+    seconds = min(run.seconds or 0.0 for run in made.runs)
+    needed = (seconds or REPORT + START) + reserve_for(FIRST_BLEND)
+    if needed > clock.left:
+        raise UserError(
+            f"--time-limit: {duration(max(clock.left, 0.0))} are left, and the first run with its"
+            f" blend takes about {duration(needed)}; pass a longer one"
+        )
 
 
 def _limit(options: PlanOptions, made: Plan) -> float | None:

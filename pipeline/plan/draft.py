@@ -182,11 +182,17 @@ def measure(draft: Draft, backbone: Backbone, *, learns: bool, most: float = 0.0
     began = draft.clock.spent
     config = _config_of(draft, backbone, learns=learns)
     # A backbone whose weights come slowly must not take the time of the runs.
-    most = math.inf if first else max(LEAST_MEASURING, most)
+    most = max(LEAST_MEASURING, draft.clock.left if first else most)
     try:
         with draft.clock.alarm_in(most):
             known = _speed(draft, backbone, config, learns=learns)
     except TimeUp:
+        if first:
+            raise UserError(
+                f"--time-limit {draft.config.planning.time_limit}: has passed before"
+                f" {backbone.name} was measured; pass a longer one, a smaller --img-size or another"
+                " --backbone"
+            ) from None
         draft.left_out[backbone.name] = "loading and measuring it would take too long"
         return
     except HubUnreachableError:

@@ -134,8 +134,7 @@ def _race(work: Work, batch: Sequence[PlannedRun]) -> None:
         return _compare(work, compared, num_folds)
 
     def stopped(_: Sequence[Gain]) -> list[int]:
-        names = work.choices.stopped
-        return [place for place, run in enumerate(compared) if run.name in names]
+        return [place for place, run in enumerate(compared) if work.is_out(run)]
 
     race(len(batch), num_models, evaluate, compare, rule=stopped, rounds=rounds)
 
@@ -154,12 +153,12 @@ def _compare(work: Work, runs: Sequence[PlannedRun], num_folds: int) -> list[Gai
     rivals = [folder for folder in map(work.folder, work.done) if folder not in folders]
     try:
         tables = [fold_rows(folder, num_folds) for folder in [*folders, *rivals]]
+        proba_MNC = [one.like(tables[0]) for one in tables]
     except UserError as error:
         # Such as a file that was removed meanwhile: all go on, and the run says what is wrong.
         work.say(f"runs are not compared after {counted(num_folds, 'fold')}: {error}")
         return [Gain(0.0, np.inf)] * len(runs)
     first = tables[0]
-    proba_MNC = [one.like(first) for one in tables]
     found = leads(first.metric, first.rows, proba_MNC)[: len(runs)]
     lost = clear_losers(found) if work.plan.stop_losers else []
     if lost:

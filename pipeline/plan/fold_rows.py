@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from foldblend.errors import UserError
 from foldblend.runs.folder import logit_columns, rows_like
 from foldblend.runs.info import RunInfo
 from foldblend.runs.run import Run
@@ -42,7 +43,12 @@ class FoldRows:
 
     def like(self, other: FoldRows) -> np.ndarray:
         """Return the class probabilities N x C in the order of another run's rows."""
-        table = rows_like(self.table, other.table)
+        try:
+            table = rows_like(self.table, other.table)
+        except KeyError:
+            raise UserError(
+                "two runs of the plan have different images or folds; remove one of them"
+            ) from None
         logits = [name for name in self.table if str(name).startswith("logit_")]
         return softmax(table[logits].to_numpy(np.float64))
 

@@ -135,7 +135,8 @@ def _infer_seconds(run: Prepared, images_NHWC: np.ndarray) -> float:
 
 def _train_seconds(run: Prepared, images_NHWC: np.ndarray) -> float:
     """Return the seconds of a training step per image; the first step is not timed."""
-    config = resolved(run.config, epochs=1, compile="off")
+    # The rate does not matter to the speed, and --lr find has none yet.
+    config = resolved(run.config, epochs=1, compile="off", lr=1e-4, min_lr=0.0)
     compute = compute_of(config.machine)
     batch_size = config.train.batch_size
     num = batch_size if compute.is_cuda else min(NUM_LEARNT, batch_size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 from foldblend.cli import Say
 from foldblend.errors import UserError, counted, in_a_line
 from foldblend.failures import WriteFailed, device_failure, memory_failure
-from foldblend.files import is_file
+from foldblend.files import is_file, open_in_place
 from foldblend.progress import duration
 from foldblend.runs.run import Run
 from foldblend.runs.schema import read_info
@@ -136,8 +138,12 @@ class Work:
 
     def _log(self, line: str) -> None:
         """Keep a line of a run in plan.log, and show it if it says how a fold went."""
-        with (self.plan.runs_folder / "plan.log").open("a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
+        # A run is worth more than its lines.
+        with contextlib.suppress(OSError, UserError):
+            flags = os.O_WRONLY | os.O_APPEND
+            handle = open_in_place(self.plan.runs_folder / "plan.log", flags)
+            with os.fdopen(handle, "a", encoding="utf-8") as file:
+                file.write(f"{line}\n")
         if SHOWN.match(line):
             self.say(f"  {line}")
 
@@ -154,8 +160,8 @@ class Work:
 
     def is_out(self, run: PlannedRun) -> bool:
         """Return whether a run gets no more folds: it is done, was stopped, or cannot be made."""
-        is_over = run.name in self.failed or run.name in self.choices.stopped
-        return is_over or self.progress(run).state == "done"
+        is_stopped = self.plan.stop_losers and run.name in self.choices.stopped
+        return run.name in self.failed or is_stopped or self.progress(run).state == "done"
 
     def stop(self, name: str, num_folds: int, lead: Gain) -> None:
         """Stop a run, as the best one leads over it."""

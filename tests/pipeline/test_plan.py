@@ -163,9 +163,11 @@ def test_a_clear_loser_stops_and_is_not_blended(tiny_layout, tmp_path, monkeypat
     assert len([*(plan.runs_folder / "other").glob("fold_*/done.json")]) == 1
     assert any("1 run of the plan stopped" in note for note in fb.load(plan.folder).info["notes"])
     assert fb.load(plan.folder).info["plan"]["stopped"].keys() == {"other"}
-    # It stays stopped, and is no part of a further call.
+    # It stays stopped, and is no part of a further call, unless that stops none.
     make(plan)
     assert len([*(plan.runs_folder / "other").glob("fold_*/done.json")]) == 1
+    make(replace(plan, stop_losers=False))
+    assert blended_runs(plan) == {"frozen", "tuned", "other"}
 
 
 def test_a_loser_that_helps_a_blend_goes_on(tiny_layout, tmp_path, monkeypatch):

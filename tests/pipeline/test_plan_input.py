@@ -100,6 +100,21 @@ def test_another_folder_in_the_place_of_the_blend_stays(plan, tiny_layout, tmp_p
     assert [file.name for file in made.folder.iterdir()] == ["mine.txt"]
 
 
+def test_a_time_that_is_too_short_for_a_plan_file_is_said_before_a_file_is_written(
+    plan, tiny_layout, tmp_path
+):
+    made = small_plan(tiny_layout, tmp_path)
+    write_plan(made)
+    line = error_of(plan("--plan", str(made.file), "--time-limit", "3s"))
+    assert "and the first run with its blend takes about" in line
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_plan_with_a_rate_test_is_measured(tiny_layout):
+    made = make_plan(draft_of(tiny_layout, backbone="test_resnet", lr="find"))
+    assert any(run.settings["finetune"] == "full" for run in made.runs)
+
+
 def draft_of(tiny_layout, limit=3600.0, **more):
     settings = {**SMALL, "data": str(tiny_layout), **more}
     return Draft(make_plan_config(settings), Clock(limit), silent)
