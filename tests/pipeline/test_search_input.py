@@ -10,6 +10,7 @@ from foldblend.errors import UserError
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import make_config
 from pipeline.search.space import read_space
+from tests.makers.constants import ROOT
 from tests.makers.searches import SPACE, tuner
 from tune import main as tune_main
 
@@ -165,3 +166,9 @@ def test_the_result_replaces_no_other_run(tune, tmp_path):
     assert not (tmp_path / "outputs" / "s").exists()
     with pytest.raises(UserError, match="is the name of the run as well"):
         tune(name="s")
+
+
+def test_the_recipe_of_a_search_is_a_space_of_the_quick_recipe():
+    config = make_config(config=ROOT / "recipes" / "quick.yaml")
+    space = read_space(ROOT / "recipes" / "space.yaml", config)
+    assert {*space.of} >= {"head_l2", "img_size"}
