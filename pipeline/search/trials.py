@@ -214,10 +214,10 @@ class Trials:
             if one.state != TrialState.RUNNING or is_held(self._lock_of(name)):
                 continue
             tries = _number(one, TRIES) or 1
-            if one.number not in enqueued and tries < MOST_TRIES:
-                # Parameters of an unfinished proposal are completed by the same sampler.
+            is_new = one.number not in enqueued and tries < MOST_TRIES
+            if is_new and self._is_proposed(one):
                 attrs = {AGAIN: one.number, TRIES: tries + 1}
-                self.study.enqueue_trial(dict(one.params), user_attrs=attrs)
+                self.study.enqueue_trial(_params(one), user_attrs=attrs)
             self._tell(one.number, state=TrialState.FAIL)
 
     def _place_of_next(self) -> int:
@@ -236,7 +236,15 @@ class Trials:
             while (before := _number(first, AGAIN)) is not None and before < first.number:
                 first = trials[before]
             place = first.number
-        return sum(_number(one, AGAIN) is None for one in trials[:place])
+        return sum(_number(one, AGAIN) is None and self._is_proposed(one) for one in trials[:place])
+
+    def _is_proposed(self, trial: Any) -> bool:
+        """Return whether a trial has all settings.
+
+        A process that is killed while it proposes settings leaves a trial with some of them. It
+        does not count, and the next trial gets the same proposal.
+        """
+        return _params(trial).keys() >= self.space.of.keys()
 
     def _counts(self) -> Counts:
         from optuna.trial import TrialState
@@ -244,7 +252,7 @@ class Trials:
         trials = self._all()
         again = {_number(one, AGAIN) for one in trials}
         # A trial that was cut off counts where its settings are run again.
-        counted = [one for one in trials if one.number not in again]
+        counted = [one for one in trials if one.number not in again and self._is_proposed(one)]
         states = [one.state for one in counted]
         outside = self.default() is not None and not any(
             DEFAULT in one.user_attrs for one in trials
@@ -339,6 +347,12 @@ def _number(trial: Any, key: str) -> int | None:
     """Return a whole number that a trial records for us, or None."""
     value = trial.user_attrs.get(key)
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _params(trial: Any) -> dict[str, Any]:
+    """Return the settings of a trial so far, those that it is to have included."""
+    fixed = trial.system_attrs.get("fixed_params")
+    return {**(fixed if isinstance(fixed, dict) else {}), **trial.params}
 
 
 def _is_number(value: Any) -> bool:

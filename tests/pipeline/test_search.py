@@ -224,3 +224,17 @@ def test_the_pruner_stops_what_is_clearly_worse_on_the_folds_that_both_have(tmp_
     assert not pruner.prune(None, Trial())
     pruner.best_name = lambda: None
     assert not pruner.prune(None, Trial())
+
+
+def test_a_proposal_that_was_cut_off_is_made_again(tune, tmp_path):
+    tune(trials=6, study="whole")
+    tune(trials=3, study="cut")
+    output = tmp_path / "outputs"
+    study = study_of(output, "cut")
+    study.ask().suggest_categorical("tta", ["none", "hflip"])
+    best = tune(trials=6, study="cut")
+    trials = study_of(output, "cut").trials
+    assert trials[3].state.name == "FAIL"
+    complete = [(one.params, one.value) for one in trials if one.state.name == "COMPLETE"]
+    assert complete == [(one.params, one.value) for one in study_of(output, "whole").trials]
+    assert best.info["search"]["num_failed"] == 0
