@@ -40,7 +40,7 @@ class NotFiniteLogitsError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """How the settings of a run were chosen on the folds that score it."""
+    """Record of the search that chose the settings of a run on the folds that score it."""
 
     record: Mapping[str, Any]
     """The key `search` of run.json (see `foldblend.runs.info.SearchInfo`)."""

@@ -1,4 +1,4 @@
-"""What a record of a search says of the score of its run."""
+"""Words on the score of a run whose settings were searched, from its record."""
 
 from __future__ import annotations
 

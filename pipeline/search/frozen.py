@@ -33,7 +33,7 @@ OF_HEADS = ("head_l2",)
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What trials with the same features share."""
+    """Inputs that trials with the same features share."""
 
     job: FoldJob
     train_VND: list[np.ndarray]

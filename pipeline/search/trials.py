@@ -57,7 +57,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many trials there are, by what became of them."""
+    """Numbers of trials by their result."""
 
     complete: int
     pruned: int
