@@ -24,8 +24,8 @@ __all__ = ["DEFAULT", "Claim", "Counts", "Result", "Trials", "name_of"]
 
 DEFAULT = "default"
 """Name of the cross-validation with the settings of the command."""
-MOST_TRIES = 3
-"""Times that the settings of a trial are run if its process ends each time."""
+MOST_TRIES = 20
+"""Most times that the settings of a trial are run, if its process ends each time."""
 PATIENCE = 0.1  # seconds in which another process that only looks at a lock has looked
 
 # Keys of what the trials and the study record for themselves.
