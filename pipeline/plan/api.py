@@ -73,10 +73,12 @@ def run_plan(config: PlanConfig, *, already: float = 0.0, say: Say = write) -> R
     """Plan and make runs; `already` are the seconds that the command took before (see `plan`)."""
     options = config.planning
     clock = Clock(options.limit, already=already)
+    twice = options.sweep and config.output.dry_run
+    require(not twice, "--sweep with --dry-run: pass one of them")
     alone = sorted(({*OF_THE_PLAN} - {*WITH_A_PLAN}) & config.typed)
     require(
         not alone,
-        f"{listed(map(flag_name, alone))}: goes with one run, not with a plan; leave it out",
+        f"{listed(map(_typed_flag, alone))}: of one run, and not of a plan; leave it out",
     )
     with lines_to(say):
         if options.plan is not None:
@@ -116,6 +118,11 @@ def run_plan(config: PlanConfig, *, already: float = 0.0, say: Say = write) -> R
         return blended
 
 
+def _typed_flag(name: str) -> str:
+    """Return the flag of a setting as it is typed."""
+    return "--no-resume" if name == "resume" else flag_name(name)
+
+
 def _check_limit(made: Plan, clock: Clock) -> None:
     """Raise UserError if nothing is done yet, and the time does not suffice for the first run."""
     progress = [progress_of(made.runs_folder / run.name) for run in made.runs]
@@ -125,8 +132,8 @@ def _check_limit(made: Plan, clock: Clock) -> None:
     needed = (seconds or REPORT + START) + reserve_for(FIRST_BLEND)
     if needed > clock.left:
         raise UserError(
-            f"--time-limit: {duration(max(clock.left, 0.0))} are left, and the first run with its"
-            f" blend takes about {duration(needed)}; pass a longer one"
+            f"--time-limit {made.time_limit}: {duration(max(clock.left, 0.0))} are left of it, and"
+            f" the first run with its blend takes about {duration(needed)}; pass a longer one"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from ensemble.blend import blend
 from foldblend.cli import Say
 from foldblend.errors import UserError
-from foldblend.files import exists, is_link, remove
+from foldblend.files import exists, is_file, is_link, remove
 from foldblend.runs.folder import is_empty, write_json, write_section
 from foldblend.runs.run import Run
 from foldblend.runs.schema import read_info
@@ -67,11 +67,14 @@ def heal(plan: Plan) -> None:
 
 
 def blended_runs(plan: Plan) -> set[str]:
-    """Return the names of the members of the blend that is there; empty without one."""
+    """Return the names of the members of the blend that is there; empty without a whole one."""
     try:
-        return {str(one["name"]) for one in read_info(plan.folder).get("members", ())}
+        info = read_info(plan.folder)
     except (UserError, OSError):
         return set()
+    files = [*info.get("files", {}), "report.json", *(["submission.csv"] * info["has_test"])]
+    is_whole = info["status"] == "done" and all(is_file(plan.folder / name) for name in files)
+    return {str(one["name"]) for one in info.get("members", ())} if is_whole else set()
 
 
 def blend_runs(
@@ -103,12 +106,14 @@ def blend_runs(
     draft = _draft(plan)
     remove(draft)
     settings = plan.settings
+    page = bool(settings.get("page", True))
     of_blend: dict[str, Any] = {name: settings[name] for name in OF_THE_BLEND if name in settings}
     blend(
         [*folders],
         output=plan.output,
         name=draft.name,
-        page=False,
+        # So that there is a page at every moment; it is written again under the final name.
+        page=page,
         say=_quiet,
         **of_blend,
     )
@@ -118,7 +123,7 @@ def blend_runs(
     write_section(draft, "0_plan", dict(section))
     _exchange(plan)
     # The report names the folder, so it is written where it stays.
-    finish(Run(plan.folder), page=bool(settings.get("page", True)), report="short", say=say)
+    finish(Run(plan.folder), page=page, report="short", say=say)
     return Run(plan.folder)
 
 

@@ -37,6 +37,8 @@ def execute(plan: Plan, clock: Clock, *, say: Say) -> Run:
     """
     heal(plan)
     work = Work(plan, clock, say)
+    # A process that was killed may have left finished runs that are in no blend.
+    work.blend()
     try:
         _frozen_runs(work)
         _tuned_runs(work)
@@ -46,14 +48,17 @@ def execute(plan: Plan, clock: Clock, *, say: Say) -> Run:
     made = work.blend()
     if made is None:
         why = "; ".join(f"{name}: {one}" for name, one in work.failed.items())
-        raise UserError(f"{plan.runs_folder}: no run could be finished ({why or 'no time'})")
+        raise UserError(
+            f"{plan.runs_folder}: no run could be finished ({why or 'no time'});"
+            " pass a longer --time-limit, or change the runs"
+        )
     return made
 
 
 def _frozen_runs(work: Work) -> None:
     """Make the runs with a frozen backbone, and blend what is there after each."""
     for run in work.plan.runs:
-        if not run.is_frozen or work.is_out(run):
+        if not work.plan.is_frozen(run) or work.is_out(run):
             continue
         seconds = work.expected(run)
         # The first run is made whatever it may take: it is the plan's first answer.
@@ -84,7 +89,7 @@ def _next_batch(work: Work) -> list[PlannedRun]:
     found: list[PlannedRun] = []
     left = work.clock.left - work.reserve
     for run in work.plan.runs:
-        if run.is_frozen or work.is_out(run):
+        if work.plan.is_frozen(run) or work.is_out(run):
             continue
         seconds = work.expected(run)
         if seconds <= left or not (found or work.members()):

@@ -295,6 +295,6 @@ def bytes_of_runs(draft: Draft, plan: Plan) -> int:
             continue
         backbone = str(run.settings.get("backbone", draft.config.model.backbone))
         weights = draft.speeds[backbone].weights if backbone in draft.speeds else 0
-        models = 1 if run.is_frozen else size.num_models + CHECKPOINT
+        models = 1 if plan.is_frozen(run) else size.num_models + CHECKPOINT
         total += models * weights + tables
     return int(total)

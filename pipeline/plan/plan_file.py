@@ -36,6 +36,8 @@ OF_THE_PLAN = ("name", "output", "resume", "dry_run", "only_folds", "config", "s
 # Runs of one plan have the same rows and folds; otherwise they could not be compared and blended.
 OF_ALL_RUNS = (*flags_of(DataConfig), *flags_of(SplitConfig), "metric", "score_by", "group_pool")
 MOST_RUNS = 1000
+# Files beside the runs.
+OWN_FILES = ("plan.yaml", "choices.json", "plan.log")
 # Endings of the names of runs with further views.
 SUFFIXES = ("_hflip", "_tta")
 COMMENT = """\
@@ -54,10 +56,6 @@ class PlannedRun:
     """Settings of run_cv.py that it has beside those of all runs."""
     seconds: float | None = None
     """Estimated seconds; None where they are not known."""
-
-    @property
-    def is_frozen(self) -> bool:
-        return self.settings.get("finetune") == "head"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +93,10 @@ class Plan:
     def names(self) -> set[str]:
         """Names of the runs."""
         return {run.name for run in self.runs}
+
+    def is_frozen(self, run: PlannedRun) -> bool:
+        """Return whether a run has a frozen backbone, by its own settings or those of all."""
+        return {**self.settings, **run.settings}.get("finetune") == "head"
 
     def config_of(self, run: PlannedRun) -> RunConfig:
         """Return the settings of a run, as run_cv.py would have them."""
@@ -252,6 +254,9 @@ def run_name(*parts: str) -> str:
 def _check_runs(plan: Plan) -> None:
     """Raise UserError for a run whose settings do not go, and for two equal runs or folders."""
     for run in plan.runs:
+        require(
+            run.name not in OWN_FILES, f"run {run.name} has the name of a file of plans; rename it"
+        )
         for suffix in SUFFIXES:
             require(
                 f"{run.name}{suffix}" not in plan.names,

@@ -80,11 +80,11 @@ class Work:
         done = self.progress(run)
         if done.state == "done":
             return 0.0
-        if done.folds and not run.is_frozen:
+        if done.folds and not self.plan.is_frozen(run):
             left = self.num_models - len(done.folds)
             return done.seconds / len(done.folds) * left + START + REPORT
         estimate = 0.0 if run.seconds is None else run.seconds
-        return estimate * self.slower.get(run.is_frozen, 1.0)
+        return estimate * self.slower.get(self.plan.is_frozen(run), 1.0)
 
     @property
     def num_models(self) -> int:
@@ -134,7 +134,7 @@ class Work:
             # What is not in the folds is left out of both.
             estimate = (estimate - START - REPORT) * len(folds) / self.num_models
         if estimate > 0:
-            self.slower[run.is_frozen] = seconds / estimate
+            self.slower[self.plan.is_frozen(run)] = seconds / estimate
 
     def _log(self, line: str) -> None:
         """Keep a line of a run in plan.log, and show it if it says how a fold went."""

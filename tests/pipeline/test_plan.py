@@ -1,6 +1,7 @@
 """Plans as a whole: runs within the time, blends in between, and going on after any end."""
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -331,3 +332,24 @@ def groups_of_one_class(folder):
         draw(folder / name, number)
     table.to_csv(folder / "table.csv", index=False)
     return folder / "table.csv"
+
+
+def test_finished_runs_that_are_in_no_blend_are_blended_first(whole, tmp_path):
+    plan, _ = whole
+    copy = replace(plan, output=str(tmp_path))
+    shutil.copytree(plan.runs_folder, copy.runs_folder)
+    lines = []
+    make(copy, say=lines.append)
+    assert [line.partition(":")[0] for line in lines] == [str(copy.folder)]
+    (copy.folder / "oof.parquet").unlink()
+    make(copy)
+    assert fb.load(copy.folder).oof.shape == fb.load(plan.folder).oof.shape
+
+
+def test_frozen_runs_are_known_by_the_settings_of_all(tiny_layout, tmp_path):
+    small = PlannedRun(name="small", settings={"backbone": "test_resnet"})
+    plan = small_plan(tiny_layout, tmp_path, small)
+    plan = replace(plan, settings={**plan.settings, "finetune": "head"})
+    lines = []
+    make(plan, say=lines.append)
+    assert not any("fine-tuning" in line for line in lines)

@@ -48,6 +48,7 @@ BAD = {
     "runs: [{name: a}, {name: a, seed: 1}]": "two runs have the name a",
     "runs: [{name: a}, {name: a_tta, seed: 1}]": "run a_tta has the name of run a with views",
     "runs: [{name: a}, {name: b}]": "runs a and b are equal",
+    "runs: [{name: plan.log}]": "run plan.log has the name of a file of plans",
     "runs: [{name: a, lr: 0.1}, {name: b, lr: 1e-1}]": "runs a and b are equal",
     "settings: {foolds: 3}\nruns: [{name: a}]": "unknown setting foolds; did you mean folds",
     "settings: {folds: 1}\nruns: [{name: a}]": "--folds",

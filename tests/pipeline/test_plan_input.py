@@ -44,10 +44,11 @@ def error_of(done):
         (["--plan", "no.yaml"], "no.yaml"),
         (["--time-limit", "1m", "--data", "nowhere"], "nowhere"),
         (["--time-limit", "1m", "--views", "all"], "--views"),
-        (["--time-limit", "1m", "--seeds", "2"], "--seeds: goes with one run, not with a plan"),
-        (["--time-limit", "1m", "--only-folds", "0"], "--only-folds: goes with one run"),
-        (["--time-limit", "1m", "--no-resume"], "--resume: goes with one run"),
+        (["--time-limit", "1m", "--seeds", "2"], "--seeds: of one run, and not of a plan"),
+        (["--time-limit", "1m", "--only-folds", "0"], "--only-folds: of one run"),
+        (["--time-limit", "1m", "--no-resume"], "--no-resume: of one run"),
         (["--time-limit", "1m", "--sweep"], "--sweep: goes with --plan FILE"),
+        (["--plan", "x.yaml", "--sweep", "--dry-run"], "--sweep with --dry-run: pass one"),
     ],
 )
 def test_wrong_flags_are_one_line(plan, tmp_path, words, said):
