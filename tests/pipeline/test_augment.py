@@ -328,7 +328,9 @@ def test_traffic_of_augmentation():
 def test_batches_are_augmented_mixed_standardised_and_erased(images, on_device):
     """Raw pixels are mixed without augmentation on the device, standardised ones with it."""
     preprocess = Preprocess(width=30, height=40, **IMAGENET)
-    config = make_config({"mixup": 0.5, "reprob": 0.5, "epochs": 2, "batch_size": 6})
+    config = make_config(
+        {"mixup": 0.5, "reprob": 0.5, "epochs": 2, "batch_size": 6, "lr": 1e-3, "layer_decay": None}
+    )
     augment = device_augmentation("default", preprocess) if on_device else None
     fit = Fit(
         torch.nn.Linear(1, 3),

@@ -553,7 +553,7 @@ def test_a_run_is_made_by_the_engine_that_another_process_has_begun_it_with(
     begun = run_with("onnx", tiny_layout, tmp_path, only_folds="0")
     monkeypatch.setattr(prepare, "as_started", lambda config, written: config)
     found = Run(tmp_path / "a").settings
-    monkeypatch.setattr(prepare.Run, "settings", property(lambda _: {}))
+    monkeypatch.setattr(Run, "settings", property(lambda _: {}))
     monkeypatch.setattr(inference_engine.Run, "settings", property(lambda _: found))
     run = run_with("auto", tiny_layout, tmp_path)
     assert {fold["engine"] for fold in run.info["folds"]} == {"onnx"}
