@@ -152,7 +152,7 @@ class TrainConfig:
     opt: str = flag("adamw", worded=True)
     """Any timm optimiser, such as adamw or sgd."""
     lr: float | str = flag(AUTO, worded=True, common=True, formerly=(1e-3,))
-    """Peak learning rate, auto or find (see docs/training.md)."""
+    """Peak learning rate, auto or find."""
     layer_decay: float | str | None = flag(AUTO, worded=True, formerly=(None,))
     """Layer-wise learning rate decay: each layer learns at this factor, such as 0.75, of the rate
     of the next layer; 1: all layers have the same rate. auto: as published for the fine-tuning of

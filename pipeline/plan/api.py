@@ -12,6 +12,9 @@ from foldblend.flags import flag_name
 from foldblend.progress import duration, lines_to, write
 from foldblend.runs.folder import lock_folder
 from foldblend.runs.run import Run
+from pipeline.config.run import RunConfig
+from pipeline.config.settings import flatten
+from pipeline.config.trust import check_typed
 from pipeline.plan.blended import check_folder
 from pipeline.plan.choices import sweep
 from pipeline.plan.clock import Clock
@@ -73,9 +76,17 @@ def run_plan(config: PlanConfig, *, already: float = 0.0, say: Say = write) -> R
     """Plan and make runs; `already` are the seconds that the command took before (see `plan`)."""
     options = config.planning
     clock = Clock(options.limit, already=already)
+    # A run's config.yaml may name code; what the plan makes of it counts as typed.
+    check_typed(config)
     twice = options.sweep and config.output.dry_run
     require(not twice, "--sweep with --dry-run: pass one of them")
-    alone = sorted(({*OF_THE_PLAN} - {*WITH_A_PLAN}) & config.typed)
+    given = flatten(config)
+    default = flatten(RunConfig())
+    alone = [
+        name
+        for name in OF_THE_PLAN
+        if name not in WITH_A_PLAN and name in config.typed and given[name] != default[name]
+    ]
     require(
         not alone,
         f"{listed(map(_typed_flag, alone))}: of one run, and not of a plan; leave it out",

@@ -17,6 +17,7 @@ from pipeline.checks import check_flags
 from pipeline.config.identity import identity_settings
 from pipeline.config.run import MachineConfig, RunConfig
 from pipeline.config.settings import flatten, replace
+from pipeline.config.trust import check_typed
 from pipeline.engines.registry import TORCH
 from pipeline.job import Prepared
 from pipeline.models.backbones import check_backbone
@@ -124,6 +125,8 @@ def set_up(search: SearchConfig, config: RunConfig, say: Say) -> Search:
 
     Raises UserError for the first problem that the user must fix.
     """
+    # Before names are looked up, which imports own parts.
+    check_typed(config)
     output = config.output
     require(output.only_folds is None, "--only-folds: a search scores all folds; leave it out")
     require(config.train.seeds == 1, "--seeds: a trial is one run; train several seeds afterwards")

@@ -31,7 +31,7 @@ from pipeline.config.settings import make_config
 from pipeline.config.trust import NOTHING, OwnPartError, Trust, is_known, own_parts
 from pipeline.models.timm_import import timm
 from pipeline.predict import session
-from tests.makers.constants import TINY
+from tests.makers.constants import ROOT, TINY
 from tests.makers.edits import rehash
 
 NAMES = {
@@ -104,6 +104,14 @@ def _commands(folder, tmp_path, images):
     beside = folder.parent / "alpha"
     return {
         "run_cv": ["--config", folder / "config.yaml", "--output", tmp_path / "o", "--name", "x"],
+        "plan": [
+            *("--config", folder / "config.yaml", "--output", tmp_path / "p", "--name", "x"),
+            *("--time-limit", "5m"),
+        ],
+        "tune": [
+            *("--config", folder / "config.yaml", "--output", tmp_path / "t", "--name", "x"),
+            *("--space", ROOT / "recipes" / "space.yaml", "--trials", "1"),
+        ],
         "run_tta": [folder, "--views", "hflip,train:1", "--name", "turned"],
         "predict": [folder, images, "--out", tmp_path / "predicted.csv"],
         "export_model": [folder, "--to", tmp_path / "model.zip"],
@@ -128,11 +136,11 @@ def _write_oof(folder, file):
 ALL = [*_commands(Path("a/b"), Path("c"), Path("d"))]
 # Commands that need the part, so that they must refuse; others go without it.
 REFUSES = {
-    "backbone": {"run_cv", "run_tta", "predict", "export_model"},
-    "augment": {"run_cv", "run_tta"},
-    "loss": {"run_cv"},
-    "sched": {"run_cv"},
-    "dataset": {"run_cv", "run_tta"},
+    "backbone": {"run_cv", "plan", "tune", "run_tta", "predict", "export_model"},
+    "augment": {"run_cv", "plan", "tune", "run_tta"},
+    "loss": {"run_cv", "plan", "tune"},
+    "sched": {"run_cv", "plan", "tune"},
+    "dataset": {"run_cv", "plan", "tune", "run_tta"},
 }
 
 
