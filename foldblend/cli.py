@@ -34,6 +34,7 @@ __all__ = [
     "early_value",
     "parse_flags",
     "program",
+    "quiet",
     "run_command",
     "typed_settings",
     "with_flag",
@@ -42,6 +43,10 @@ __all__ = [
 Parsed = TypeVar("Parsed")
 Say = Callable[[str], None]
 """A function that shows one line to the user, such as `print`."""
+
+
+def quiet(line: str) -> None:
+    """Take a line and show nothing: a `Say` for work whose lines nobody needs."""
 
 
 def cli_flags(config_class: Any) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from foldblend.cli import Say
+from foldblend.cli import Say, quiet
 from foldblend.errors import UserError, listed
 from foldblend.progress import lines_to, write
 from foldblend.runs.environment import describe_environment
@@ -113,7 +113,7 @@ def _run(config: RunConfig, say: Say, chosen: Chosen | None = None) -> Run:
     only = () if config.output.only_folds is None else parse_folds(config.output.only_folds)
     with lines_to(say):
         # The trials of a search have said what the data and the folds are.
-        run = dataclasses.replace(prepare(config, say if chosen is None else _quiet), chosen=chosen)
+        run = dataclasses.replace(prepare(config, say if chosen is None else quiet), chosen=chosen)
     if only and max(only) >= run.num_models:
         raise UserError(
             f"--only-folds {max(only)}: there are {run.num_models} folds, numbered from 0; pass"
@@ -127,10 +127,6 @@ def _run(config: RunConfig, say: Say, chosen: Chosen | None = None) -> Run:
     with lines_to(say), safe_csv(config.output.safe_csv):
         _cross_validate(run, folder, only, resume=config.output.resume, say=say)
     return Run(folder)
-
-
-def _quiet(line: str) -> None:
-    """Say nothing."""
 
 
 def _cross_validate(

@@ -72,6 +72,21 @@ class Prepared:
     chosen: Chosen | None = None
     """How the settings were chosen, if that was on the folds of this run."""
 
+    def new_model(self, *, pretrained: bool = True) -> torch.nn.Module:
+        """Return a new model on the CPU, with the layers frozen that --finetune excludes.
+
+        New layers are initialised from torch's global generator; without `pretrained` all are.
+        """
+        model = build_model(
+            self.config.model.backbone,
+            num_classes=self.manifest.num_classes,
+            kwargs=self.model_kwargs,
+            weights=self.weights if pretrained else None,
+            join=self.join,
+        )
+        freeze(model, self.config.train.tuned)
+        return model
+
     def spec_for(self, engine: str) -> Spec | None:
         """Return what an engine would run of this run's models, None for torch."""
         config = self.config
@@ -138,14 +153,7 @@ class FoldJob:
 
         New layers are initialised from torch's global generator.
         """
-        model = build_model(
-            self.run.config.model.backbone,
-            num_classes=self.run.manifest.num_classes,
-            kwargs=self.run.model_kwargs,
-            weights=self.run.weights,
-            join=self.run.join,
-        )
-        freeze(model, self.run.config.train.tuned)
+        model = self.run.new_model()
         return model.to(device=self.compute.device, memory_format=self.compute.memory_format)  # type: ignore[call-overload]
 
     def forward(self, index: int, model: torch.nn.Module, *, engine: bool = True) -> Forward:

@@ -241,6 +241,7 @@ def race(
     rule: str | Callable[[Sequence[Gain]], list[int]] = PAIRED,
     rounds: int | None = None,
     keep: Callable[[Sequence[int], int], Sequence[int]] | None = None,
+    on_stop: Callable[[int, int, Gain], object] = lambda *_: None,
 ) -> Race:
     """Evaluate configurations fold by fold, and stop some of them between folds.
 
@@ -270,6 +271,8 @@ def race(
         Function with the arguments of `compare` that returns the places of configurations which
         are not stopped in any case, such as those that are `helpful` in a blend. It is called only
         where some would be stopped.
+    on_stop
+        Called with a configuration that stops, its number of folds, and the lead over it.
 
     Returns
     -------
@@ -308,6 +311,8 @@ def race(
         places = set(stop(found))
         if places and keep is not None:
             places -= set(keep(running, fold + 1))
+        for place in sorted(places):
+            on_stop(running[place], fold + 1, found[place])
         out = {running[place] for place in places}
         stopped += [one for one in running if one in out]
         lead_over = dict(zip(running, found, strict=True))

@@ -17,8 +17,7 @@ from pipeline.config.settings import flatten
 from pipeline.config.trust import check_typed
 from pipeline.plan.blended import check_folder
 from pipeline.plan.choices import sweep
-from pipeline.plan.clock import Clock
-from pipeline.plan.config import PlanConfig, PlanOptions, make_plan_config
+from pipeline.plan.config import PlanConfig, make_plan_config
 from pipeline.plan.done import progress_of
 from pipeline.plan.draft import Draft
 from pipeline.plan.estimate import FIRST_BLEND, REPORT, START, reserve_for
@@ -27,6 +26,7 @@ from pipeline.plan.existing import check_existing
 from pipeline.plan.lines import plan_lines, speed_lines
 from pipeline.plan.make import make_plan
 from pipeline.plan.plan_file import OF_THE_PLAN, Plan, read_plan, write_plan
+from pipeline.time_limit import Clock, parse_limit
 
 __all__ = ["plan", "run_plan"]
 
@@ -94,7 +94,8 @@ def run_plan(config: PlanConfig, *, already: float = 0.0, say: Say = write) -> R
     with lines_to(say):
         if options.plan is not None:
             made = _from_file(config)
-            clock = Clock(_limit(options, made), already=already)
+            limit = None if made.time_limit is None else parse_limit(made.time_limit)
+            clock = Clock(limit, already=already)
         else:
             require(not options.sweep, "--sweep: goes with --plan FILE; pass the plan.yaml")
             require(
@@ -146,11 +147,6 @@ def _check_limit(made: Plan, clock: Clock) -> None:
             f"--time-limit {made.time_limit}: {duration(max(clock.left, 0.0))} are left of it, and"
             f" the first run with its blend takes about {duration(needed)}; pass a longer one"
         )
-
-
-def _limit(options: PlanOptions, made: Plan) -> float | None:
-    limit = options.time_limit or made.time_limit
-    return dataclasses.replace(options, time_limit=limit).limit
 
 
 def _from_file(config: PlanConfig) -> Plan:

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.blend import blend
-from foldblend.cli import Say
+from foldblend.cli import Say, quiet
 from foldblend.errors import UserError
 from foldblend.files import exists, is_file, is_link, remove
 from foldblend.runs.folder import is_empty, write_json, write_section
+from foldblend.runs.info import PlanInfo
 from foldblend.runs.run import Run
 from foldblend.runs.schema import read_info
 from pipeline.plan.plan_file import Plan
 from reports.run.screen import finish
 
-__all__ = ["blend_runs", "blended_runs", "check_folder", "heal"]
+__all__ = ["blend_runs", "blended_plan", "check_folder", "heal"]
 
 # Settings of the runs that their blend has too.
 OF_THE_BLEND = ("metric", "score_by", "group_pool", "safe_csv")
@@ -66,15 +67,15 @@ def heal(plan: Plan) -> None:
     remove(_draft(plan))
 
 
-def blended_runs(plan: Plan) -> set[str]:
-    """Return the names of the members of the blend that is there; empty without a whole one."""
+def blended_plan(plan: Plan) -> PlanInfo | None:
+    """Return the runs and choices that the blend knows of, None without a whole blend."""
     try:
         info = read_info(plan.folder)
     except (UserError, OSError):
-        return set()
+        return None
     files = [*info.get("files", {}), "report.json", *(["submission.csv"] * info["has_test"])]
     is_whole = info["status"] == "done" and all(is_file(plan.folder / name) for name in files)
-    return {str(one["name"]) for one in info.get("members", ())} if is_whole else set()
+    return info.get("plan") if is_whole else None
 
 
 def blend_runs(
@@ -114,7 +115,7 @@ def blend_runs(
         name=draft.name,
         # So that there is a page at every moment; it is written again under the final name.
         page=page,
-        say=_quiet,
+        say=quiet,
         **of_blend,
     )
     info = read_info(draft)
@@ -135,7 +136,3 @@ def _exchange(plan: Plan) -> None:
         plan.folder.rename(former)
     _draft(plan).rename(plan.folder)
     remove(former)
-
-
-def _quiet(line: str) -> None:
-    """Take a line and print nothing."""

@@ -26,8 +26,6 @@ class _Content(TypedDict, total=False):
     """Content of choices.json."""
 
     stopped: dict[str, StoppedInfo]
-    blended: list[str]
-    told: list[str]
 
 
 @dataclass(slots=True)
@@ -36,10 +34,6 @@ class Choices:
 
     stopped: dict[str, StoppedInfo] = field(default_factory=dict)
     """Runs that clearly lost and were not finished since, by name."""
-    blended: list[str] = field(default_factory=list)
-    """Names of the runs of the last blend, sorted."""
-    told: list[str] = field(default_factory=list)
-    """Stopped runs that the last blend knows of, sorted."""
     optimism: Optimism | None = None
     """By how much the score of the best run is too good, since it was picked on these rows."""
     compared: int = 0
@@ -59,12 +53,11 @@ class Choices:
             # One that was finished by hand is a run like the others.
             if name in plan.names and progress_of(plan.runs_folder / name).state != "done"
         }
-        return cls(stopped, list(found.get("blended", ())), list(found.get("told", ())))
+        return cls(stopped)
 
     def write(self, plan: Plan) -> None:
         """Write choices.json."""
-        content = {"stopped": self.stopped, "blended": self.blended, "told": self.told}
-        write_json(plan.runs_folder / NAME, content)
+        write_json(plan.runs_folder / NAME, {"stopped": self.stopped})
 
     def stop(self, name: str, folds: int, lead: Gain) -> None:
         """Note that a run was stopped after some folds."""

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from foldblend.errors import require
 from foldblend.flags import expand_home, flag, flags_of, from_settings
 from foldblend.help import About
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import make_config
+from pipeline.time_limit import parse_limit
 
-__all__ = ["ABOUT", "PlanConfig", "PlanOptions", "make_plan_config", "parse_limit"]
+__all__ = ["ABOUT", "PlanConfig", "PlanOptions", "make_plan_config"]
 
 ABOUT = About(
     "plan.py",
@@ -28,26 +27,6 @@ ABOUT = About(
     ),
     first="[DATA]",
 )
-LIMIT = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
-LONGEST = 30 * 24 * 3600.0
-
-
-def parse_limit(text: str) -> float:
-    """Return the seconds of a time limit such as 45m, 2h, 1h30m, 90s or 90.
-
-    Examples
-    --------
-    >>> parse_limit("45m"), parse_limit("1h30m"), parse_limit("90")
-    (2700.0, 5400.0, 90.0)
-    """
-    found = LIMIT.fullmatch(text.strip().lower())
-    parts = [float(part or 0) for part in found.groups()] if found else [0.0]
-    seconds = sum(part * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
-    require(
-        0 < seconds <= LONGEST,
-        f"--time-limit {text}: write a time such as 90s, 45m, 2h or 1h30m, of at most 30 days",
-    )
-    return seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
-from foldblend.cli import Say
+from foldblend.cli import Say, quiet
 from foldblend.errors import UserError, in_a_line, listed
 from foldblend.failures import device_failure, memory_failure
 from foldblend.files import home, is_file
@@ -21,7 +21,6 @@ from pipeline.config.trust import own_parts
 from pipeline.job import Prepared
 from pipeline.models.backbones import check_backbone
 from pipeline.models.pretrained import HubUnreachableError
-from pipeline.plan.clock import Clock, TimeUp
 from pipeline.plan.config import PlanConfig
 from pipeline.plan.estimate import START, Size, Speed
 from pipeline.plan.fingerprint import Fingerprint, fingerprint
@@ -31,6 +30,7 @@ from pipeline.plan.portfolio import BACKBONES, Backbone
 from pipeline.plan.sizes import fitted_size
 from pipeline.plan.speeds import speeds_in
 from pipeline.prepare import prepare
+from pipeline.time_limit import Clock, TimeUp
 
 __all__ = [
     "Draft",
@@ -223,7 +223,7 @@ def _speed(draft: Draft, backbone: Backbone, config: RunConfig, *, learns: bool)
         return known
     first = draft.first is None
     start = draft.clock.spent
-    run = prepare(config, draft.say if first else _quiet)
+    run = prepare(config, draft.say if first else quiet)
     if first:
         draft.begin(run)
         known = draft.known.get(backbone.name)
@@ -249,11 +249,7 @@ def _config_of(draft: Draft, backbone: Backbone, *, learns: bool) -> RunConfig:
     return replace(RunConfig(), **settings, dry_run=False, resume=False)
 
 
-def _quiet(line: str) -> None:
-    """Take a line and print nothing."""
-
-
-def usual_pixels(draft: Draft, backbone: Backbone) -> int:
+def usual_pixels(backbone: Backbone) -> int:
     """Return the pixels of the input that a backbone was trained with."""
     record = check_backbone(backbone.name)
     _, height, width = record["input_size"]
@@ -270,7 +266,7 @@ def _measured_size(draft: Draft, backbone: Backbone) -> str | None:
 
 def sized(draft: Draft, backbone: Backbone, scale: float) -> str:
     """Return the input size of a backbone with so many times its usual pixels."""
-    pixels = usual_pixels(draft, backbone) * scale
+    pixels = usual_pixels(backbone) * scale
     shape = (draft.data.width, draft.data.height)
     width, height = fitted_size(pixels, shape, multiple=backbone.multiple)
     return f"{width}x{height}"
@@ -282,6 +278,6 @@ def sizes_of(draft: Draft, backbone: Backbone, scales: Sequence[float]) -> list[
     if "img_size" in draft.config.typed and typed is not None:
         return ["{}x{}".format(*parse_size(typed))]
     if backbone.square:
-        side = round(math.sqrt(usual_pixels(draft, backbone)))
+        side = round(math.sqrt(usual_pixels(backbone)))
         return [f"{side}x{side}"]
     return [*dict.fromkeys(sized(draft, backbone, scale) for scale in scales)]

@@ -11,14 +11,14 @@ from foldblend.cli import Say
 from foldblend.errors import UserError, counted
 from foldblend.progress import duration
 from foldblend.runs.run import Run
-from foldblend.scores.race import clear_losers, helpful, leads, race
+from foldblend.scores.race import NONE, PAIRED, helpful, leads, race
 from foldblend.scores.score import Gain
 from pipeline.plan.blended import heal
-from pipeline.plan.clock import Clock, TimeUp
-from pipeline.plan.fold_rows import fold_rows
+from pipeline.plan.fold_rows import FoldRows, fold_rows
 from pipeline.plan.plan_file import Plan, PlannedRun
 from pipeline.plan.views import KINDS, add_views, best_first
 from pipeline.plan.work import Work
+from pipeline.time_limit import Clock, TimeUp
 
 __all__ = ["execute"]
 
@@ -107,7 +107,6 @@ def _race(work: Work, batch: Sequence[PlannedRun]) -> None:
         f"fine-tuning {counted(len(batch), 'run')}"
         + (", of which clear losers stop after one or two folds" if stops else "")
     )
-    compared: list[PlannedRun] = []
 
     def evaluate(configuration: int, fold: int) -> bool:
         run = batch[configuration]
@@ -134,14 +133,30 @@ def _race(work: Work, batch: Sequence[PlannedRun]) -> None:
             work.blend_if_due()
         return made
 
-    def compare(configurations: Sequence[int], num_folds: int) -> Sequence[Gain]:
-        compared[:] = [batch[one] for one in configurations]
-        return _compare(work, compared, num_folds)
+    def tables(configurations: Sequence[int], num: int) -> tuple[FoldRows, list[np.ndarray]] | None:
+        return _tables(work, [batch[one] for one in configurations], num)
 
-    def stopped(_: Sequence[Gain]) -> list[int]:
-        return [place for place, run in enumerate(compared) if work.is_out(run)]
+    def compare(configurations: Sequence[int], num: int) -> Sequence[Gain]:
+        found = tables(configurations, num)
+        if found is None:
+            return [Gain(0.0, np.inf)] * len(configurations)
+        first, proba_MNC = found
+        return leads(first.metric, first.rows, proba_MNC)[: len(configurations)]
 
-    race(len(batch), num_models, evaluate, compare, rule=stopped, rounds=rounds)
+    def keep(configurations: Sequence[int], num: int) -> Sequence[int]:
+        found = tables(configurations, num)
+        return [] if found is None else helpful(found[0].metric, found[0].rows, found[1])
+
+    race(
+        len(batch),
+        num_models,
+        evaluate,
+        compare,
+        rule=PAIRED if stops else NONE,
+        rounds=rounds,
+        keep=keep,
+        on_stop=lambda one, num, lead: work.stop(batch[one].name, num, lead),
+    )
 
 
 def _is_in_race(work: Work, run: PlannedRun) -> bool:
@@ -149,29 +164,22 @@ def _is_in_race(work: Work, run: PlannedRun) -> bool:
     return not work.is_out(run) and bool(work.progress(run).folds)
 
 
-def _compare(work: Work, runs: Sequence[PlannedRun], num_folds: int) -> list[Gain]:
-    """Return by how much the best run leads over each, on the folds that all have.
+def _tables(
+    work: Work, runs: Sequence[PlannedRun], num: int
+) -> tuple[FoldRows, list[np.ndarray]] | None:
+    """Return the held-out rows of the first folds, and what each run predicts of them.
 
-    Finished runs count among them. Clear losers stop, unless they would help a blend.
+    Finished runs come after those of the race, as they count among them. None where they cannot be
+    compared, such as after a file was removed: all go on, and the run says what is wrong.
     """
     folders = [*map(work.folder, runs)]
     rivals = [folder for folder in map(work.folder, work.done) if folder not in folders]
     try:
-        tables = [fold_rows(folder, num_folds) for folder in [*folders, *rivals]]
-        proba_MNC = [one.like(tables[0]) for one in tables]
+        found = [fold_rows(folder, num) for folder in [*folders, *rivals]]
+        return found[0], [one.like(found[0]) for one in found]
     except UserError as error:
-        # Such as a file that was removed meanwhile: all go on, and the run says what is wrong.
-        work.say(f"runs are not compared after {counted(num_folds, 'fold')}: {error}")
-        return [Gain(0.0, np.inf)] * len(runs)
-    first = tables[0]
-    found = leads(first.metric, first.rows, proba_MNC)[: len(runs)]
-    lost = clear_losers(found) if work.plan.stop_losers else []
-    if lost:
-        helping = helpful(first.metric, first.rows, proba_MNC)
-        lost = [place for place in lost if place not in helping]
-    for place in lost:
-        work.stop(runs[place].name, num_folds, found[place])
-    return found
+        work.say(f"runs are not compared after {counted(num, 'fold')}: {error}")
+        return None
 
 
 def _views(work: Work) -> None:

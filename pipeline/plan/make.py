@@ -74,14 +74,14 @@ def candidates(draft: Draft, *, fine_tuned: bool) -> Iterator[Candidate]:
                     f"a training step needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
                 )
                 continue
-            candidate = Candidate(
+            yield Candidate(
                 backbone=backbone,
                 width=width,
                 height=height,
-                usual_pixels=usual_pixels(draft, backbone),
+                usual_pixels=usual_pixels(backbone),
                 fine_tuned=fine_tuned,
+                seconds=_seconds(draft, speed, fine_tuned=fine_tuned),
             )
-            yield candidate.taking(_seconds(draft, speed, fine_tuned=fine_tuned))
 
 
 def _seconds(draft: Draft, speed: Speed, *, fine_tuned: bool) -> float:
@@ -172,7 +172,7 @@ def _measure_more(draft: Draft, first: Backbone, others: Sequence[Backbone]) -> 
         measure(draft, first, learns=True, most=end - clock.spent)
     for backbone in others:
         if clock.spent + cost > end:
-            draft.left_out.setdefault(backbone.name, "the time is too short to measure it")
+            draft.left_out.setdefault(backbone.name, "the time is too short to measure them")
             continue
         before = clock.spent
         measure(draft, backbone, learns=learns, most=end - before)
@@ -232,16 +232,15 @@ def _seconds_of_done(draft: Draft) -> float:
 
 def _with_earlier(draft: Draft, chosen: Sequence[PlannedRun]) -> Iterator[PlannedRun]:
     """Yield the runs of an earlier plan of this name as they are, and then new ones."""
-    before = () if draft.before is None else draft.before.runs
-    yield from before
-    if draft.before is None:
+    before = draft.before
+    if before is None:
         yield from chosen
         return
-    names = draft.before.names
-    # Also one that was renamed in plan.yaml.
-    keys = {identity_hash(draft.before.config_of(run)) for run in before}
+    yield from before.runs
+    # A run that was renamed in plan.yaml is known by its settings.
+    known = {identity_hash(before.config_of(run)) for run in before.runs}
     for run in chosen:
-        if run.name not in names and identity_hash(draft.before.config_of(run)) not in keys:
+        if run.name not in before.names and identity_hash(before.config_of(run)) not in known:
             yield run
 
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from foldblend.cli import quiet
 from foldblend.images import boxes_of
 from pipeline.config.resolved import resolved
 from pipeline.device import compute_of
 from pipeline.engines.forward import Forward
 from pipeline.job import Prepared
-from pipeline.models.backbones import build_model, freeze
 from pipeline.plan.estimate import Size, Speed
 from pipeline.training.counted_memory import CannotCount, peak_of, size_of
 from pipeline.training.fit import Fit
@@ -64,9 +64,16 @@ def speed_of(run: Prepared, *, learns: bool) -> Speed:
     """
     images_NHWC, read = _read(run)
     compute = compute_of(run.config.machine)
-    infer = _infer_seconds(run, images_NHWC)
     is_tuned = learns and not run.config.train.frozen
-    train = _train_seconds(run, images_NHWC) if is_tuned else None
+    with torch.random.fork_rng(devices=[]):
+        built = run.new_model()
+        weights = size_of(built.parameters())
+        memory = _step_bytes(run, built) if is_tuned else None
+        model: torch.nn.Module = built.to(  # type: ignore[call-overload]
+            device=compute.device, memory_format=compute.memory_format
+        )
+        infer = _infer_seconds(run, model, images_NHWC)
+        train = _train_seconds(run, model, images_NHWC) if is_tuned else None
     if compute.is_cuda:
         torch.cuda.empty_cache()
     return Speed(
@@ -75,8 +82,8 @@ def speed_of(run: Prepared, *, learns: bool) -> Speed:
         train=train,
         pixels=run.preprocess.width * run.preprocess.height,
         engine=run.config.infer.infer_engine,
-        memory=_step_bytes(run) if is_tuned else None,
-        weights=size_of(_model(run).parameters()),
+        memory=memory,
+        weights=weights,
     )
 
 
@@ -97,27 +104,11 @@ def _repeated(images_NHWC: np.ndarray, num: int) -> torch.Tensor:
     return images.repeat(-(-num // len(images)), 1, 1, 1)[:num]
 
 
-def _model(run: Prepared) -> torch.nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        model = build_model(
-            run.config.model.backbone,
-            num_classes=run.manifest.num_classes,
-            kwargs=run.model_kwargs,
-            weights=run.weights,
-            join=run.join,
-        )
-    freeze(model, run.config.train.tuned)
-    compute = compute_of(run.config.machine)
-    moved: torch.nn.Module = model.to(  # type: ignore[call-overload]
-        device=compute.device, memory_format=compute.memory_format
-    )
-    return moved
-
-
 @torch.inference_mode()
-def _infer_seconds(run: Prepared, images_NHWC: np.ndarray) -> float:
+def _infer_seconds(run: Prepared, model: torch.nn.Module, images_NHWC: np.ndarray) -> float:
+    """Return the seconds to predict an image; a model whose backbone is frozen loses its head."""
     compute = compute_of(run.config.machine)
-    model = _model(run).eval()
+    model.eval()
     if run.config.train.frozen and hasattr(model, "reset_classifier"):
         model.reset_classifier(0)  # type: ignore[operator]
     num = min(NUM_PREDICTED, run.config.infer.validation_batch_size)
@@ -133,7 +124,7 @@ def _infer_seconds(run: Prepared, images_NHWC: np.ndarray) -> float:
     return _least(once, ROUNDS) / num
 
 
-def _train_seconds(run: Prepared, images_NHWC: np.ndarray) -> float:
+def _train_seconds(run: Prepared, model: torch.nn.Module, images_NHWC: np.ndarray) -> float:
     """Return the seconds of a training step per image; the first step is not timed."""
     # The rate does not matter to the speed, and --lr find has none yet.
     config = resolved(run.config, epochs=1, compile="off", lr=1e-4, min_lr=0.0)
@@ -147,34 +138,24 @@ def _train_seconds(run: Prepared, images_NHWC: np.ndarray) -> float:
             torch.cuda.synchronize()
         times.append(time.perf_counter())
 
-    with torch.random.fork_rng(devices=[]):
-        fit = Fit(
-            _model(run),
-            config,
-            run.preprocess,
-            compute,
-            steps_per_epoch=ROUNDS,
-            count_C=np.ones(run.manifest.num_classes, int),
-            say=lambda line: None,
-        )
-        batch = (_repeated(images_NHWC, num), torch.arange(num) % run.manifest.num_classes)
-        for _ in fit.epochs([batch] * ROUNDS, after_step=tick):
-            pass
+    fit = Fit(
+        model,
+        config,
+        run.preprocess,
+        compute,
+        steps_per_epoch=ROUNDS,
+        count_C=np.ones(run.manifest.num_classes, int),
+        say=quiet,
+    )
+    batch = (_repeated(images_NHWC, num), torch.arange(num) % run.manifest.num_classes)
+    for _ in fit.epochs([batch] * ROUNDS, after_step=tick):
+        pass
     return float(np.diff(times).min()) / num
 
 
-def _step_bytes(run: Prepared) -> int | None:
+def _step_bytes(run: Prepared, model: torch.nn.Module) -> int | None:
     """Return the bytes of a training step on the CPU, None where they cannot be counted."""
-    config = run.config
-    with torch.random.fork_rng(devices=[]):
-        model = build_model(
-            config.model.backbone,
-            num_classes=run.manifest.num_classes,
-            kwargs=run.model_kwargs,
-            weights=None,
-            join=run.join,
-        )
-    shape = (config.train.batch_size, 3, run.preprocess.height, run.preprocess.width)
+    shape = (run.config.train.batch_size, 3, run.preprocess.height, run.preprocess.width)
     try:
         peak = peak_of(model, shape, trains=True, amp_dtype=None)
     except CannotCount:

@@ -19,7 +19,7 @@ from folds.config import DataConfig, SplitConfig
 from pipeline.config.identity import identity_hash
 from pipeline.config.run import MachineConfig, OutputConfig, RunConfig
 from pipeline.config.settings import flatten, make_config
-from pipeline.plan.config import parse_limit
+from pipeline.time_limit import parse_limit
 
 __all__ = [
     "OF_THE_PLAN",
@@ -73,7 +73,7 @@ class Plan:
     stop_losers: bool = True
     views: str = "auto"
     about: Mapping[str, Any] = field(default_factory=dict)
-    """What the plan was made from: facts of the data, speeds, what was left out. Only kept."""
+    """What the plan was made from: facts of the data, speeds, what was left out."""
 
     @property
     def folder(self) -> Path:

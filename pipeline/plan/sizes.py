@@ -32,8 +32,8 @@ def fitted_size(pixels: float, image: tuple[float, float], *, multiple: int) -> 
     """
     width, height = image
     scale = min(1.0, math.sqrt(pixels / (width * height)))
-    sides = (
-        max(LEAST, multiple, round(side * scale / multiple) * multiple) for side in (width, height)
-    )
-    found_width, found_height = sides
-    return found_width, found_height
+
+    def fitted(side: float) -> int:
+        return max(LEAST, multiple, round(side * scale / multiple) * multiple)
+
+    return fitted(width), fitted(height)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from foldblend.cli import Say
+from foldblend.cli import Say, quiet
 from foldblend.errors import UserError
 from foldblend.failures import WriteFailed
 from foldblend.progress import duration
@@ -16,9 +16,9 @@ from foldblend.runs.run import Run
 from foldblend.scores.run_metric import metric_of
 from pipeline.config.run import RunConfig
 from pipeline.config.trust import own_parts
-from pipeline.plan.clock import Clock
 from pipeline.plan.plan_file import SUFFIXES
 from pipeline.run_tta import run_tta
+from pipeline.time_limit import Clock
 from tta.config import AUTO_VIEWS
 
 __all__ = [
@@ -138,7 +138,7 @@ def add_views(
                 overwrite=True,
                 page=False,
                 parts=parts,
-                say=_quiet,
+                say=quiet,
             )
     except WriteFailed:
         raise
@@ -146,7 +146,3 @@ def add_views(
         say(f"{folder.name}: no further views: {error}")
         return False
     return True
-
-
-def _quiet(line: str) -> None:
-    """Take a line and print nothing."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from foldblend.cli import Say
+from foldblend.cli import Say, quiet
 from foldblend.errors import UserError, counted, in_a_line
 from foldblend.failures import WriteFailed, device_failure, memory_failure
 from foldblend.files import is_file, open_in_place
@@ -20,15 +20,15 @@ from foldblend.scores.optimism import selection_optimism
 from foldblend.scores.score import Gain
 from pipeline.config.settings import replace
 from pipeline.cv import cross_validate
-from pipeline.plan.blended import blend_runs, blended_runs
+from pipeline.plan.blended import blend_runs, blended_plan
 from pipeline.plan.choices import Choices
-from pipeline.plan.clock import Clock
 from pipeline.plan.done import Progress, progress_of
 from pipeline.plan.estimate import FIRST_BLEND, REPORT, START, reserve_for
 from pipeline.plan.fold_rows import oof_of
 from pipeline.plan.plan_file import Plan, PlannedRun
 from pipeline.plan.section import notes_of, section_of
 from pipeline.plan.views import mirrored, with_views
+from pipeline.time_limit import Clock
 from reports.text import num, span, title_of
 
 __all__ = ["Work"]
@@ -197,23 +197,21 @@ class Work:
         folders = self.members()
         if not folders:
             return None
-        key = {folder.name for folder in folders}
-        is_told = self.choices.told == sorted(self.choices.stopped)
-        if is_told and self.choices.blended == sorted(key) and blended_runs(self.plan):
+        names = sorted(folder.name for folder in folders)
+        known = blended_plan(self.plan)
+        is_known = known is not None and known["stopped"].keys() == self.choices.stopped.keys()
+        if known is not None and is_known and known["runs"] == names:
             return Run(self.plan.folder)
         start = self.clock.spent
-        self.choices.blended = sorted(key)
-        self.choices.told = sorted(self.choices.stopped)
         self._estimate_optimism()
         made = blend_runs(
             self.plan,
             folders,
             notes=notes_of(self.plan, self.choices),
-            record=self.choices.record(sorted(key)),
+            record=self.choices.record(names),
             section=section_of(self.plan, self.choices, self.progress),
-            say=_quiet,
+            say=quiet,
         )
-        self.choices.write(self.plan)
         self.blend_seconds = self.clock.spent - start
         self.last_blend = self.clock.spent
         members = counted(len(made.info["members"]), "run")
@@ -226,7 +224,3 @@ def _headline(run: Run) -> str:
     if headline["value"] is None:
         return "without a score"
     return f"OOF {title_of(run.report)} {num(headline['value'])} {span(headline)}"
-
-
-def _quiet(line: str) -> None:
-    """Take a line and print nothing."""

@@ -15,7 +15,7 @@ from foldblend.help import About
 from pipeline.config.command_line import parse_with_run
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import make_config, replace
-from pipeline.plan.config import parse_limit
+from pipeline.time_limit import parse_limit
 
 __all__ = ["SearchConfig", "TuneConfig", "make_tune_config", "parse_tune_config"]
 

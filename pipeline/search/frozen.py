@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from foldblend.cli import quiet
 from pipeline.config.resolved import resolved
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import flatten, replace
@@ -116,8 +117,8 @@ class FrozenTrials:
         return sum(one.num_bytes for one in self.kept.values())
 
     def _made(self, config: RunConfig) -> _Inputs:
-        run = prepare(replace(config, resume=False), _quiet)
-        job = job_of(run, self.folder, say=_quiet)
+        run = prepare(replace(config, resume=False), quiet)
+        job = job_of(run, self.folder, say=quiet)
         features = Features(job, Backbone(job))
         all_VND = [features.of(run.manifest.labelled, view) for view in run.views]
         return _Inputs(
@@ -137,7 +138,3 @@ def _held_out(inputs: _Inputs, fitted: FoldHeads, held_ZN: Sequence[np.ndarray])
         inputs.job.check_finite(problem, held_VNC)
         found_NC[held_N] = mean_logit(held_VNC)
     return found_NC
-
-
-def _quiet(line: str) -> None:
-    """Say nothing: the lines of a trial would be those of the first one again."""

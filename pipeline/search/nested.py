@@ -11,7 +11,7 @@ from foldblend.progress import duration
 from foldblend.scores.intervals import Interval
 from pipeline.search.setup import Search
 from pipeline.search.trials import Claim, Trials
-from pipeline.search.trying import Clock, Runner, run_trials
+from pipeline.search.trying import Runner, TrialClock, run_trials
 
 __all__ = ["Nested"]
 
@@ -26,7 +26,7 @@ class Nested:
         self.folds = range(search.run.num_folds)
         self.studies = [study_of(fold) for fold in self.folds]
 
-    def run(self, clock: Clock) -> None:
+    def run(self, clock: TrialClock) -> None:
         """Run the trials that are left, until the time is over."""
         search = self.search
         num = search.settings.trials

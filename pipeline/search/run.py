@@ -26,7 +26,7 @@ from pipeline.search.samplers import sampler_maker
 from pipeline.search.setup import Search, set_up
 from pipeline.search.storage import open_storage, require_optuna, storage_file
 from pipeline.search.trials import Result, Trials
-from pipeline.search.trying import Clock, Runner, run_trials
+from pipeline.search.trying import Runner, TrialClock, run_trials
 from pipeline.search.winner import choose, in_words, is_of_other_trial, take_over
 
 __all__ = ["search_settings", "tune"]
@@ -75,7 +75,7 @@ def tune(
 def search_settings(settings: SearchConfig, config: RunConfig, *, say: Say = write) -> Run:
     """Make a search and return the run with the best settings (see `tune`)."""
     require_optuna()
-    clock = Clock(settings.seconds)
+    clock = TrialClock(settings.seconds)
     with lines_to(say):
         search = set_up(settings, config, say)
         options = parse_options(settings.optuna_options)
@@ -99,7 +99,7 @@ def _say_plan(search: Search) -> None:
         search.say(f"nested: {counted(folds * num, 'trial')} more, {num} without each fold")
 
 
-def _search(search: Search, sampler_of: Any, clock: Clock) -> None:
+def _search(search: Search, sampler_of: Any, clock: TrialClock) -> None:
     """Run the trials that are left and, if no other process runs any, make the best one a run."""
     say = search.say
     folder = search.folder

@@ -17,25 +17,20 @@ from pipeline.search.setup import Search
 from pipeline.search.trials import DEFAULT, Claim, Trials
 from pipeline.search.tuned import TunedTrials
 from pipeline.search.winner import in_words
+from pipeline.time_limit import Clock
 
-__all__ = ["Clock", "Evaluate", "Runner", "run_trials"]
+__all__ = ["Evaluate", "Runner", "TrialClock", "run_trials"]
 
 Evaluate = Callable[[Claim], np.ndarray | None]
 """Function of a trial that returns its held-out logits, or None if it was stopped early."""
 
 
-class Clock:
-    """The time limit of a search, and how long its trials take."""
+class TrialClock(Clock):
+    """The time limit of a search, after which no trial begins, and how long its trials take."""
 
     def __init__(self, limit: float | None) -> None:
-        self.start = time.monotonic()
-        self.limit = limit
+        super().__init__(limit)
         self.seconds: list[float] = []
-
-    @property
-    def is_over(self) -> bool:
-        """Return whether no trial may begin any more."""
-        return self.limit is not None and time.monotonic() - self.start >= self.limit
 
     @property
     def typical(self) -> float | None:
@@ -81,7 +76,7 @@ class Runner:
 
 
 def run_trials(
-    search: Search, trials: Trials, evaluate: Evaluate, clock: Clock, *, title: str, say: Say
+    search: Search, trials: Trials, evaluate: Evaluate, clock: TrialClock, *, title: str, say: Say
 ) -> None:
     """Run trials until enough are finished or running, or the time is over.
 
@@ -109,7 +104,7 @@ def run_trials(
     with Task(title, num, unit="trials") as task:
         shown = min(num, trials.counts().finished)
         task.add(shown)
-        while not clock.is_over and (claim := trials.claim(num)) is not None:
+        while clock.left > 0 and (claim := trials.claim(num)) is not None:
             with claim.lock:
                 begun = time.monotonic()
                 _run(search, trials, evaluate, claim, say)

@@ -12,7 +12,6 @@ from pipeline.config.resolved import ResolvedTrain
 from pipeline.fold_memory import FoldMemory
 from pipeline.job import Prepared
 from pipeline.machine import rows_of
-from pipeline.models.backbones import build_model, freeze
 from pipeline.training.counted_memory import CannotCount, peak_of, size_of, state_per_weight
 from pipeline.training.optim import build_optimizer
 
@@ -52,15 +51,8 @@ def _memory_of(run: Prepared) -> FoldMemory:
     machine = config.machine
     # The random numbers of training stay what they are.
     with torch.random.fork_rng(devices=[]):
-        model = build_model(
-            config.model.backbone,
-            num_classes=run.manifest.num_classes,
-            kwargs=run.model_kwargs,
-            weights=None,
-            join=run.join,
-        )
+        model = run.new_model(pretrained=False)
         state = _state(train)
-    freeze(model, train.tuned)
     # Without a GPU, the answer is for a common one.
     on_cpu = not machine.device.startswith("cuda")
     amp_dtype = torch.bfloat16 if on_cpu else None

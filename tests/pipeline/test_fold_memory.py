@@ -10,14 +10,13 @@ import torch
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
-from pipeline import fold_memory
+from pipeline import fold_memory, job
 from pipeline.config.settings import make_config
 from pipeline.data import preprocess as preprocess_module
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
 from pipeline.fold_memory import FoldMemory
 from pipeline.models.backbones import build_model
-from pipeline.training import count_fold
 from pipeline.training import fit as fit_module
 from pipeline.training.count_fold import memory_of
 from pipeline.training.counted_memory import CannotCount, LiveBytes, peak_of, size_of
@@ -212,7 +211,7 @@ def test_mixed_precision_of_a_gpu_is_that_of_the_settings(tmp_path, amp, share):
 
 
 def test_a_model_that_looks_at_values_is_known_before_a_plan(tmp_path, monkeypatch):
-    monkeypatch.setattr(count_fold, "build_model", lambda *_, **__: Looks())
+    monkeypatch.setattr(job, "build_model", lambda *_, **__: Looks())
     said = []
     assert count_memory(prepared(tmp_path, "test_resnet", size=32, batch=4), said.append) is None
     assert "the GPU memory of a fold cannot be counted" in said[0]
@@ -225,7 +224,7 @@ def test_a_pass_that_fails_for_one_image_is_no_choice(tmp_path, monkeypatch):
         layers = (torch.nn.AdaptiveAvgPool2d(1), torch.nn.BatchNorm2d(3), torch.nn.Flatten())
         return torch.nn.Sequential(*layers)
 
-    monkeypatch.setattr(count_fold, "build_model", build)
+    monkeypatch.setattr(job, "build_model", build)
     memory = memory_of(prepared(tmp_path, "test_resnet", size=32, batch=4))
     assert memory.training(1) > 10**15
     assert least_need(memory) < 10**10

@@ -14,15 +14,16 @@ import pytest
 
 import foldblend as fb
 from foldblend.runs.check import why_unfinished
+from foldblend.scores.race import PAIRED, RULES
 from pipeline.plan import execute as execution
 from pipeline.plan import work as working
-from pipeline.plan.blended import blended_runs, heal
+from pipeline.plan.blended import blended_plan, heal
 from pipeline.plan.choices import Choices, sweep
-from pipeline.plan.clock import Clock, TimeUp
 from pipeline.plan.execute import execute
 from pipeline.plan.existing import check_existing
 from pipeline.plan.fold_rows import fold_rows
 from pipeline.plan.plan_file import PlannedRun, read_plan, write_plan
+from pipeline.time_limit import Clock, TimeUp
 from tests.makers.constants import ROOT
 from tests.makers.drawn import draw
 from tests.makers.plans import FROZEN, OTHER, TUNED, silent, small_plan
@@ -34,6 +35,11 @@ def make(plan, *, limit=None, say=silent):
     """Make the runs of a plan, as the command does."""
     write_plan(plan)
     return execute(plan, Clock(limit), say=say)
+
+
+def blended_runs(plan):
+    """Return the names of the runs in the blend of a plan."""
+    return {*blended_plan(plan)["runs"]}
 
 
 def logits_of(folder):
@@ -154,7 +160,7 @@ def test_a_run_that_cannot_fit_is_not_begun(tiny_layout, tmp_path):
 
 def test_a_clear_loser_stops_and_is_not_blended(tiny_layout, tmp_path, monkeypatch):
     plan = small_plan(tiny_layout, tmp_path, FROZEN, TUNED, OTHER)
-    monkeypatch.setattr(execution, "clear_losers", lambda found: [1][: len(found) - 1])
+    monkeypatch.setitem(RULES, PAIRED, lambda found: [1][: len(found) - 1])
     monkeypatch.setattr(execution, "helpful", lambda *_: [])
     make(plan)
     choices = Choices.read(plan)
@@ -173,7 +179,7 @@ def test_a_clear_loser_stops_and_is_not_blended(tiny_layout, tmp_path, monkeypat
 
 def test_a_loser_that_helps_a_blend_goes_on(tiny_layout, tmp_path, monkeypatch):
     plan = small_plan(tiny_layout, tmp_path, TUNED, OTHER)
-    monkeypatch.setattr(execution, "clear_losers", lambda found: [1][: len(found) - 1])
+    monkeypatch.setitem(RULES, PAIRED, lambda found: [1][: len(found) - 1])
     monkeypatch.setattr(execution, "helpful", lambda *_: [1])
     make(plan)
     assert not Choices.read(plan).stopped
@@ -272,7 +278,7 @@ def test_a_dry_run_writes_nothing(tiny_layout, tmp_path):
 
 def test_a_stop_after_the_last_blend_is_told_all_the_same(tiny_layout, tmp_path, monkeypatch):
     plan = small_plan(tiny_layout, tmp_path, FROZEN, TUNED)
-    monkeypatch.setattr(execution, "clear_losers", lambda found: [0])
+    monkeypatch.setitem(RULES, PAIRED, lambda found: [0])
     monkeypatch.setattr(execution, "helpful", lambda *_: [])
     make(plan)
     assert blended_runs(plan) == {"frozen"}

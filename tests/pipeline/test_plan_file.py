@@ -98,8 +98,6 @@ def test_choices_are_kept_and_damaged_ones_refused(tmp_path):
     plan.runs_folder.mkdir()
     choices = Choices()
     choices.stopped["tuned"] = {"folds": 1, "lead": 0.2, "error": 0.05}
-    choices.blended = ["frozen"]
-    choices.told = ["tuned"]
     choices.write(plan)
     assert Choices.read(plan) == choices
     (plan.runs_folder / "choices.json").write_text('{"stopped": {"tuned": {"folds": -1}}}')

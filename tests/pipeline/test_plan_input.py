@@ -5,12 +5,12 @@ import yaml
 
 from pipeline.models.pretrained import HubUnreachableError
 from pipeline.plan import draft as draft_of_plan
-from pipeline.plan.clock import Clock
 from pipeline.plan.config import make_plan_config
 from pipeline.plan.draft import Draft
 from pipeline.plan.estimate import Speed
 from pipeline.plan.make import make_plan
 from pipeline.plan.plan_file import write_plan
+from pipeline.time_limit import Clock
 from plan import main as plan_main
 from tests.makers.plans import SMALL, silent, small_plan
 

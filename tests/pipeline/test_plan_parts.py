@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 
 from foldblend.errors import UserError
 from pipeline.config.run import MachineConfig
-from pipeline.plan.clock import Clock, TimeUp
-from pipeline.plan.config import parse_limit
 from pipeline.plan.estimate import (
     Size,
     Speed,
@@ -24,6 +22,7 @@ from pipeline.plan.estimate import (
 from pipeline.plan.portfolio import BACKBONES, Candidate, in_order, quality
 from pipeline.plan.sizes import fitted_size
 from pipeline.plan.speeds import speeds_as_data, speeds_in
+from pipeline.time_limit import Clock, TimeUp, parse_limit
 
 SIZE = Size(num_train=500, num_labelled=520, num_test=100, num_folds=5, num_classes=10)
 SPEED = Speed(read=0.001, infer=0.01, train=0.03, pixels=10_000, engine="onnx", memory=10**9)

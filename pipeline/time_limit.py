@@ -1,15 +1,41 @@
-"""The time limit of a plan: how much of it is left, and what happens at its end."""
+"""Time limits of commands: how they are written, how much is left, and what happens at the end."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import re
 import signal
 import threading
 import time
 from collections.abc import Iterator
 
-__all__ = ["Clock", "TimeUp"]
+from foldblend.errors import require
+
+__all__ = ["Clock", "TimeUp", "parse_limit"]
+
+LIMIT = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
+LONGEST = 30 * 24 * 3600.0
+# Seconds between two alarms.
+AGAIN = 5.0
+
+
+def parse_limit(text: str) -> float:
+    """Return the seconds of a time limit such as 45m, 2h, 1h30m, 90s or 90.
+
+    Examples
+    --------
+    >>> parse_limit("45m"), parse_limit("1h30m"), parse_limit("90")
+    (2700.0, 5400.0, 90.0)
+    """
+    found = LIMIT.fullmatch(text.strip().lower())
+    parts = [float(part or 0) for part in found.groups()] if found else [0.0]
+    seconds = sum(part * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
+    require(
+        0 < seconds <= LONGEST,
+        f"--time-limit {text}: write a time such as 90s, 45m, 2h or 1h30m, of at most 30 days",
+    )
+    return seconds
 
 
 class TimeUp(KeyboardInterrupt):
@@ -18,10 +44,6 @@ class TimeUp(KeyboardInterrupt):
     It is a KeyboardInterrupt, because a run that is interrupted in any way goes on later from its
     last checkpoint.
     """
-
-
-# Seconds between two alarms.
-AGAIN = 5.0
 
 
 class Clock:
