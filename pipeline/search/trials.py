@@ -17,6 +17,7 @@ from filelock import Timeout
 
 from foldblend.errors import UserError, in_a_line, shown
 from foldblend.locks import hold, is_held
+from pipeline.search.record import check_record
 from pipeline.search.space import Space, Value
 from pipeline.search.storage import readable
 
@@ -146,7 +147,7 @@ class Trials:
             for key, value in record.items() if new else ():
                 self.study.set_user_attr(key, value)
         if not new:
-            _check_record(before, record, f"{file}: the study {name}")
+            check_record(before, record, f"{file}: the study {name}")
         if self.study.direction.name.lower() != direction:
             raise UserError(f"{file}: the study {name} is of another metric; pass another --study")
 
@@ -357,25 +358,3 @@ def _params(trial: Any) -> dict[str, Any]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _check_record(before: Mapping[str, Any], record: Mapping[str, Any], what: str) -> None:
-    """Raise UserError if a study compares something else than this search."""
-    for key, value in record.items():
-        if before.get(key) != value:
-            raise UserError(
-                f"{what} has {_difference(key, before.get(key), value)}; pass another --study"
-            )
-
-
-def _difference(key: str, old: Any, new: Any) -> str:
-    """Return what differs, as "different fixed settings (epochs 4 -> 8)"."""
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return f"different {key}" if old is not None else f"no record of its {key}"
-    changed = [name for name in {**new, **old} if old.get(name) != new.get(name)]
-    shown_ones = [
-        f"{name} {shown(old.get(name), most=30)} -> {shown(new.get(name), most=30)}"
-        for name in sorted(changed)[:3]
-    ]
-    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-    return f"different {key} ({', '.join(shown_ones)}{more})"
