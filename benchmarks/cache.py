@@ -20,12 +20,11 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-from common import Results, data_of, parser, print_rows, settled, shown, spread
+from common import Results, data_of, parser, print_rows, settled, shown, spread, steps_config
 
 from foldblend.images import read_image
 from folds.data.manifest import Manifest
 from pipeline.config.resolved import ResolvedConfig
-from pipeline.config.settings import make_config
 from pipeline.data.augment import AUGMENTATIONS
 from pipeline.data.feeding import Feeder
 from pipeline.data.images import ImageSource, open_images
@@ -64,7 +63,7 @@ def epoch_seconds(
     feeder = Feeder(config, opened(manifest.train, preprocess, cache, folder), compute)
     train = manifest.train[np.arange(len(manifest.train)) % 5 > 0].reset_index(drop=True)
     loader = feeder.train(train, seed_parts=(0, 0))
-    once = make_config(epochs=1, batch_size=config.train.batch_size)
+    once = steps_config(epochs=1, batch_size=config.train.batch_size)
     augment = feeder.device_augmentation
     next(
         Fit(model, once, preprocess, compute, steps_per_epoch=len(loader), augment=augment).epochs(

@@ -23,6 +23,7 @@ from folds.config import DataConfig
 from folds.data.load import load_data
 from folds.data.manifest import Manifest
 from pipeline.config.resolved import ResolvedConfig, resolved
+from pipeline.config.run import RunConfig
 from pipeline.config.settings import flatten, make_config
 from pipeline.machine import resolve_machine
 
@@ -36,9 +37,12 @@ __all__ = [
     "run_cv",
     "settled",
     "spread",
+    "steps_config",
     "timed_parser",
 ]
 
+# Without a run's model, auto has nothing to decide from.
+RATES: dict[str, Any] = {"lr": 1e-3, "layer_decay": None, "drop_path": None}
 ROOT = Path(__file__).resolve().parents[1]
 # Some benchmarks import tests.makers, which is not installed.
 sys.path.insert(0, str(ROOT))
@@ -216,6 +220,11 @@ def print_rows(title: str, rows: Iterable[tuple[str, ...]]) -> None:
         )
 
 
+def steps_config(**settings: Any) -> RunConfig:
+    """Return the settings of training steps without a run; rates are decided."""
+    return make_config({**RATES, **settings})
+
+
 def settled(args: argparse.Namespace, **settings: Any) -> ResolvedConfig:
     """Return complete settings of a run, as run_cv.py would resolve them.
 
@@ -233,9 +242,7 @@ def settled(args: argparse.Namespace, **settings: Any) -> ResolvedConfig:
     decided |= {"repeats": 1, "name": "benchmark"}
     given = flatten(config)
     undecided = {name: value for name, value in decided.items() if given[name] is None}
-    # Without a model, auto has nothing to decide from.
-    rates = {"lr": 1e-3, "layer_decay": None, "drop_path": None}
-    undecided |= {name: value for name, value in rates.items() if given[name] == "auto"}
+    undecided |= {name: value for name, value in RATES.items() if given[name] == "auto"}
     return resolved(config, **undecided, **machine)
 
 

@@ -15,9 +15,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from common import Results, exit_on_sigterm, print_rows, settled, shown, spread, timed_parser
+from common import (
+    Results,
+    exit_on_sigterm,
+    print_rows,
+    settled,
+    shown,
+    spread,
+    steps_config,
+    timed_parser,
+)
 
-from pipeline.config.settings import make_config
 from pipeline.device import compute_of
 from pipeline.models.backbones import check_backbone, preprocess_of
 from pipeline.models.timm_import import timm
@@ -45,7 +53,7 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             device=compute.device, memory_format=compute.memory_format
         )
         here = dataclasses.replace(compute, compile=way == "compiled")
-        once = make_config(epochs=args.rounds + 1, lr=1e-6, batch_size=args.batch_size)
+        once = steps_config(epochs=args.rounds + 1, lr=1e-6, batch_size=args.batch_size)
         fit = Fit(model, once, preprocess, here, steps_per_epoch=args.steps)
         epochs[way] = fit.epochs([batch] * args.steps)
         start = time.perf_counter()

@@ -31,13 +31,13 @@ from common import (
     settled,
     shown,
     spread,
+    steps_config,
     timed_parser,
 )
 
 from foldblend.progress import track
 from folds.data.manifest import Manifest
 from pipeline.config.resolved import ResolvedConfig
-from pipeline.config.settings import make_config
 from pipeline.data.feeding import Feeder
 from pipeline.data.images import open_images
 from pipeline.data.preprocess import Preprocess
@@ -154,7 +154,7 @@ def step_rate(
     augment: Callable[..., Any] | None = None,
 ) -> tuple[float, int]:
     """Return the images per second of one epoch, and its number of steps."""
-    once = make_config(epochs=1, lr=1e-6, batch_size=batch_size)
+    once = steps_config(epochs=1, lr=1e-6, batch_size=batch_size)
     fit = Fit(model, once, preprocess, compute, steps_per_epoch=len(steps), augment=augment)
     start = time.perf_counter()
     epoch = next(fit.epochs(steps))
