@@ -148,7 +148,8 @@ def is_deeper(value: Any, most: int) -> bool:
 def read_yaml_file(path: str | Path, *, cure: str, absent: str | None = None) -> Any:
     """Return the content of a YAML file; parameters and errors are those of `read_json_file`.
 
-    Aliases are allowed, but not so many that the content explodes.
+    Aliases are allowed, but not so many that the content explodes. A key that is written twice is
+    an error: the first of its values would be lost without a word.
     """
     data = read_bounded(path, most=MOST_YAML, cure=absent or cure)
     return parse_yaml(data, path, cure=cure)
@@ -165,6 +166,7 @@ def parse_yaml(data: bytes | str, name: str | Path, *, cure: str) -> Any:
                 return None
             if _num_values(node) > MOST_VALUES:
                 raise ValueError(f"over {MOST_VALUES:,} values")
+            _check_keys(node)
             return loader.construct_document(node)
         finally:
             loader.dispose()
@@ -201,3 +203,27 @@ def _num_values(node: yaml.Node, depth: int = 0, known: dict[int, int] | None = 
             inner = [one for pair in node.value for one in pair]
         known[id(node)] = 1 + sum(_num_values(one, depth + 1, known) for one in inner)
     return known[id(node)]
+
+
+def _check_keys(node: yaml.Node) -> None:
+    """Raise ValueError if a mapping within a node has a key twice."""
+    left = [node]
+    known: set[int] = set()
+    while left:
+        one = left.pop()
+        if id(one) in known or not isinstance(one, yaml.CollectionNode):
+            continue
+        known.add(id(one))
+        if not isinstance(one, yaml.MappingNode):
+            left.extend(one.value)
+            continue
+        keys: set[str] = set()
+        for key, value in one.value:
+            left.append(value)
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in keys:
+                    line = key.start_mark.line + 1
+                    raise ValueError(
+                        f"{key.value} is written twice, the second time in line {line}"
+                    )
+                keys.add(key.value)

@@ -16,6 +16,7 @@ from pipeline.config.run import RunConfig
 from pipeline.config.settings import flatten
 from pipeline.config.trust import check_typed
 from pipeline.plan.blended import check_folder
+from pipeline.plan.check import check_parts
 from pipeline.plan.choices import sweep
 from pipeline.plan.config import PlanConfig, make_plan_config
 from pipeline.plan.done import progress_of
@@ -115,6 +116,8 @@ def run_plan(config: PlanConfig, *, already: float = 0.0, say: Say = write) -> R
             return Run(made.folder)
         check_folder(made)
         check_existing(made)
+        if options.plan is not None:
+            check_parts(made)
         for line in plan_lines(made, left=clock.left):
             say(line)
         if config.output.dry_run:
@@ -163,8 +166,10 @@ def _from_file(config: PlanConfig) -> Plan:
     typed: dict[str, Any] = {
         **({"name": config.output.name} if config.output.name else {}),
         **({"output": config.output.output} if "output" in config.typed else {}),
-        **({"time_limit": options.time_limit} if options.time_limit else {}),
-        **({"views": options.views} if options.views != "auto" else {}),
-        **({} if options.stop_losers else {"stop_losers": False}),
+        **{
+            setting: getattr(options, setting)
+            for setting in ("time_limit", "views", "stop_losers")
+            if setting in options.typed
+        },
     }
     return dataclasses.replace(made, **typed)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from foldblend.cli import run_command, with_flag
+from foldblend.cli import run_command, typed_settings, with_flag
 from foldblend.failures import CLOSE
 from pipeline.config.command_line import parse_with_run
-from pipeline.plan.config import ABOUT, PlanConfig
+from pipeline.plan.config import ABOUT, PlanConfig, PlanOptions
 from pipeline.watch.hangup import outlive_terminal
 
 __all__ = ["plan"]
@@ -24,6 +25,8 @@ def plan(argv: Sequence[str]) -> int:
 
     def command() -> None:
         config = parse_with_run(PlanConfig, with_flag(argv, "--data"), ABOUT)
+        options = dataclasses.replace(config.planning, typed=typed_settings(PlanOptions, argv))
+        config = dataclasses.replace(config, planning=options)
         # Importing torch takes seconds, so flags and columns are checked first.
         from folds.data.source import check_source
 

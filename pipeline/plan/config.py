@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from foldblend.flags import expand_home, flag, flags_of, from_settings
+import tyro
+
+from foldblend.flags import NOT_A_FLAG, expand_home, flag, flags_of, from_settings
 from foldblend.help import About
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import make_config
@@ -42,11 +44,19 @@ class PlanOptions:
     docs/plan.md describes it.
     """
     stop_losers: bool = flag(True, common=True)
-    """Stop a fine-tuned run after its first or second fold if it is clearly worse than the best."""
+    """Stop a fine-tuned run after its first or second fold if it is clearly worse than the best.
+    Default with --plan: as it says.
+    """
     views: Literal["auto", "none"] = "auto"
-    """Test-time augmentation of finished runs, the best first, if time is left: auto or none."""
+    """Test-time augmentation of finished runs, the best first, if time is left: auto or none.
+    Default with --plan: as it says.
+    """
     sweep: bool = False
     """Remove what stopped runs of --plan have left, and make no runs."""
+    typed: Annotated[frozenset[str], tyro.conf.Fixed, tyro.conf.Suppress] = field(
+        default=frozenset(), compare=False, repr=False, metadata=NOT_A_FLAG
+    )
+    """Names of those of these settings that were given, which go before those of --plan."""
 
     def __post_init__(self) -> None:
         expand_home(self, "plan")
@@ -71,7 +81,7 @@ def make_plan_config(settings: Mapping[str, Any]) -> PlanConfig:
     """Return the settings of a plan from one flat mapping; raise UserError for a wrong one."""
     given = {str(name).replace("-", "_"): value for name, value in settings.items()}
     own = {name: given.pop(name) for name in flags_of(PlanOptions) if name in given}
-    options = from_settings(PlanOptions, own)
+    options = dataclasses.replace(from_settings(PlanOptions, own), typed=frozenset(own))
     base = make_config(given)
     groups = {one.name: getattr(base, one.name) for one in dataclasses.fields(RunConfig)}
     return PlanConfig(**groups, planning=options)

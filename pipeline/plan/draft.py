@@ -14,6 +14,7 @@ from foldblend.failures import device_failure, memory_failure
 from foldblend.files import home, is_file
 from foldblend.flags import flags_of
 from foldblend.plugins import is_custom, is_downloaded
+from foldblend.runs.folder import is_in_use
 from folds.data.manifest import slug
 from pipeline.config.run import RunConfig, parse_size
 from pipeline.config.settings import flatten, replace
@@ -77,8 +78,13 @@ class Draft:
         self.first = run
         self.facts = fingerprint(run.manifest)
         empty = Plan(name=self.name, output=self.config.output.output, settings={}, runs=())
+        if is_in_use(empty.runs_folder):
+            raise UserError(
+                f"{empty.runs_folder}: another process makes this plan; wait for it, or pass"
+                " another --name"
+            )
         if is_file(empty.file):
-            self.before = read_plan(empty.file)
+            self.before = read_plan(empty.file, cure="mend it, or pass another --name")
             _check_before(self.before, self.config)
             self.known = speeds_in(self.before.about.get("speeds"), run.config.machine)
 

@@ -128,7 +128,7 @@ def write_plan(plan: Plan) -> None:
     write_bytes(plan.file, COMMENT + yaml.safe_dump(content, sort_keys=False, width=100))
 
 
-def read_plan(file: str | Path) -> Plan:
+def read_plan(file: str | Path, *, cure: str = "check --plan") -> Plan:
     """Read and check a plan.yaml.
 
     Parameters
@@ -137,6 +137,8 @@ def read_plan(file: str | Path) -> Plan:
         The file. Keys: `name`, `output`, `time_limit`, `stop_losers`, `views`, `settings` (of all
         runs), `runs` (each a `name` and settings), and `grid` (lists of values, of which every
         combination is a run).
+    cure
+        What to do if it is not a YAML file.
 
     Raises
     ------
@@ -144,7 +146,7 @@ def read_plan(file: str | Path) -> Plan:
         For a missing file, an unknown key or setting, a wrong value, no runs or two equal runs.
     """
     path = home(file)
-    found = read_yaml_file(path, cure="check --plan")
+    found = read_yaml_file(path, cure=cure)
     try:
         require(isinstance(found, dict), "expected `name: value` lines")
         return _plan_of(found, path)
@@ -265,8 +267,10 @@ def _check_runs(plan: Plan) -> None:
     seen: dict[str, str] = {}
     names: set[str] = set()
     for run in plan.runs:
-        require(run.name not in names, f"two runs have the name {run.name}; rename one of them")
-        names.add(run.name)
+        # Some file systems do not tell A from a.
+        folder = run.name.casefold()
+        require(folder not in names, f"two runs have the name {run.name}; rename one of them")
+        names.add(folder)
         try:
             config = plan.config_of(run)
         except UserError as error:

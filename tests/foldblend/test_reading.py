@@ -22,6 +22,7 @@ YAMLS = {
     "two documents": "--- a\n--- b",
     "a letter": "a: \x1b[31m",
     "a colon": "a: b: c",
+    "a key twice": "x: [{a: 1, b: 2, a: 1}]",
 }
 JSONS = {
     "deep": "[" * 500 + "]" * 500,

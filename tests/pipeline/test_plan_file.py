@@ -65,6 +65,8 @@ BAD = {
     "output: 3\nruns: [{name: a}]": "output: write a folder",
     "about: 3\nruns: [{name: a}]": "about: expected",
     "runs: [": "not valid YAML",
+    "runs: [{name: a}, {name: A, seed: 1}]": "two runs have the name A",
+    "runs: [{name: a}]\nruns: []": "runs is written twice, again in line 2",
 }
 
 

@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from foldblend.runs.folder import lock_folder
 from pipeline.models.pretrained import HubUnreachableError
 from pipeline.plan import draft as draft_of_plan
 from pipeline.plan.config import make_plan_config
@@ -109,6 +110,35 @@ def test_a_time_that_is_too_short_for_a_plan_file_is_said_before_a_file_is_writt
     line = error_of(plan("--plan", str(made.file), "--time-limit", "3s"))
     assert "and the first run with its blend takes about" in line
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("more", [{"backbone": "resnot50"}, {}])
+def test_a_plan_is_checked_to_its_last_run_before_the_first(plan, tiny_layout, tmp_path, more):
+    made = small_plan(tiny_layout if more else tmp_path / "absent", tmp_path)
+    write_plan(made)
+    content = yaml.safe_load(made.file.read_text())
+    content["runs"][-1] |= more
+    made.file.write_text(yaml.safe_dump(content))
+    line = error_of(plan("--plan", str(made.file), "--dry-run"))
+    assert ("run other: --backbone resnot50: timm has no such model" if more else "absent") in line
+
+
+def test_flags_of_a_plan_go_before_its_file(plan, tiny_layout, tmp_path, monkeypatch):
+    made = small_plan(tiny_layout, tmp_path, views="none", stop_losers=False, time_limit="1h")
+    write_plan(made)
+    seen = []
+    monkeypatch.setattr("pipeline.plan.api.check_existing", seen.append)
+    plan("--plan", str(made.file), "--dry-run")
+    plan("--plan", str(made.file), "--dry-run", "--views=auto", "--stop-losers", "--time-limit=2h")
+    found = [(one.views, one.stop_losers, one.time_limit) for one in seen]
+    assert found == [("none", False, "1h"), ("auto", True, "2h")]
+
+
+def test_a_plan_in_the_making_is_not_measured_again(plan, tiny_layout, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.plan.draft.speed_of", pytest.fail)
+    with lock_folder(tmp_path / "outputs" / "p-runs"):
+        line = error_of(plan(str(tiny_layout), "--time-limit=5m", "--name=p", *FLAGS))
+    assert "p-runs: another process makes this plan; wait for it" in line
 
 
 def test_a_plan_with_a_rate_test_is_measured(tiny_layout):
