@@ -223,7 +223,5 @@ def _check_keys(node: yaml.Node) -> None:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in keys:
                     line = key.start_mark.line + 1
-                    raise ValueError(
-                        f"{key.value} is written twice, the second time in line {line}"
-                    )
+                    raise ValueError(f"{key.value} is written twice, again in line {line}")
                 keys.add(key.value)
