@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ COMPARED = "0.001"
 # Torch predicts, because the fastest engine of a machine is measured.
 SHARED = ["--threads", "1", "--infer-engine", "torch", "--no-page"]
 SHORT = ("--img-size", "112x80", "--folds", "3", "--epochs", "5")
-LONG = ("--img-size", "112x80", "--folds", "3", "--epochs", "10")
 LEAN = ("--img-size", "96x64", "--folds", "2", "--epochs", "4")
 RANDOM = ("--pretrained", "none", "--folds", "2", "--epochs", "4")
 
@@ -45,8 +45,7 @@ class Study:
 
 # The names are part of the keys of rates.json.
 STUDIES: dict[str, Study] = {
-    "lite0": Study("tf_efficientnet_lite0", SHORT, ("auto", "0.0003", "0.0005", "0.003")),
-    "lite0, 10 epochs": Study("tf_efficientnet_lite0", LONG, ("0.003",)),
+    "lite0": Study("tf_efficientnet_lite0", SHORT, ("auto", "0.0003", "0.0005", "0.003", "find")),
     "lite1": Study("tf_efficientnet_lite1", LEAN),
     "lite2": Study("tf_efficientnet_lite2", LEAN),
     "vit": Study("vit_tiny_patch16_224", ("--img-size", "64", *RANDOM), on_demo=True),
@@ -71,13 +70,22 @@ def last_losses(runs: list[Run]) -> list[float]:
     return [round(float(log["train_loss"].iloc[-1]), 3) for log in logs]
 
 
+def rate_of(runs: list[Run]) -> float:
+    """Return the learning rate of some runs; the median over folds where each found its own."""
+    typed = runs[0].settings["lr"]
+    if typed != "find":
+        return float(typed)
+    tests = [json.loads(file.read_text()) for run in runs for file in run.path.glob("*/lr.json")]
+    return float(np.median([one["lr"] for one in tests]))
+
+
 def row_of(study: Study, runs: list[Run], base: list[Run]) -> dict[str, Any]:
     """Return the scores of runs and their paired differences to those at 0.001."""
     rows = stacked(runs)
     differences = resamples(rows) - resamples(stacked(base))
     return {
         "flags": ["--backbone", study.backbone, *study.flags],
-        "lr": runs[0].settings["lr"],
+        "lr": rate_of(runs),
         "layer_decay": runs[0].settings["layer_decay"],
         "f1_macro": round(value(rows), 4),
         "seeds": [round(value(stacked([run])), 4) for run in runs],
