@@ -166,8 +166,15 @@ class Trials:
 
     def default(self) -> float | None:
         """Return the score with the settings of the command, or None if it is not known yet."""
-        value: Any = self.study.user_attrs.get(DEFAULT)
-        return float(value) if _is_number(value) else None
+        from optuna.trial import TrialState
+
+        outside: Any = self.study.user_attrs.get(DEFAULT)
+        inside = (
+            one.values[0]
+            for one in self._all()
+            if one.state == TrialState.COMPLETE and DEFAULT in one.user_attrs and one.values
+        )
+        return next((float(one) for one in (outside, *inside) if _is_number(one)), None)
 
     def claim(self, num: int) -> Claim | None:
         """Return a trial for this process, or None if `num` trials are finished or running."""
@@ -276,30 +283,27 @@ class Trials:
 
     def finish(self, claim: Claim, value: float) -> None:
         """Record the score of a claimed trial, with the metric's own sign."""
-        from optuna.trial import create_trial
-
         with self._locked(), readable(self.file):
             if claim.trial is not None:
                 self._tell(claim.trial, value)
+            elif self.defaults is None:
+                self.study.set_user_attr(DEFAULT, value)
             else:
-                self._finish_default(create_trial, value)
+                self._add_default(self.defaults, value)
         claim.lock.close()
 
-    def _finish_default(self, create_trial: Any, value: float) -> None:
-        """Record the score with the settings of the command.
+    def _add_default(self, settings: Mapping[str, Value], value: float) -> None:
+        """Add the trial with the settings of the command, from which samplers learn."""
+        from optuna.trial import create_trial
 
-        Samplers learn from it only if these settings are in the space.
-        """
-        if self.defaults is not None:
-            self.study.add_trial(
-                create_trial(
-                    params=self.space.params(self.defaults),
-                    distributions=self.space.distributions(),
-                    value=value,
-                    user_attrs={DEFAULT: True},
-                )
+        self.study.add_trial(
+            create_trial(
+                params=self.space.params(settings),
+                distributions=self.space.distributions(),
+                value=value,
+                user_attrs={DEFAULT: True},
             )
-        self.study.set_user_attr(DEFAULT, value)
+        )
 
     def fail(self, claim: Claim, why: str) -> None:
         """Record that a claimed trial failed, with a line."""
