@@ -9,9 +9,10 @@ import numpy as np
 
 from ensemble.align import Aligned
 from ensemble.config import AUTO, BlendConfig
-from foldblend.errors import UserError, counted, listed
+from foldblend.errors import UserError, listed
 from foldblend.runs.rows import group_name_of
 from foldblend.runs.run import Run
+from foldblend.runs.search import notes_of_searches
 from foldblend.words import plural
 from reports.text import table
 
@@ -70,25 +71,7 @@ def optimism_notes(runs: Sequence[Run], config: BlendConfig) -> list[str]:
             )
         if names:
             notes.append(note.format(groups=groups, names=names))
-    return [*notes, *_search_notes(runs)]
-
-
-def _search_notes(runs: Sequence[Run]) -> list[str]:
-    """Return a note on each member whose settings a search chose on the rows that are scored."""
-    notes = []
-    for run in runs:
-        search = run.info.get("search")
-        if search is None:
-            continue
-        much = ""
-        if "optimism" in search:
-            much = f" (by about {search['optimism']['value']:.3f} for the member alone)"
-        notes.append(
-            f"the settings of {run.name} were chosen from"
-            f" {counted(search['num_trials'], 'trial')} on these folds, so this score is somewhat"
-            f" optimistic{much}"
-        )
-    return notes
+    return [*notes, *notes_of_searches(runs)]
 
 
 def row_notes(aligned: Aligned, config: BlendConfig) -> list[str]:

@@ -27,6 +27,7 @@ from foldblend.runs.folder import (
 )
 from foldblend.runs.oof import oof_rows
 from foldblend.runs.run import Run
+from foldblend.runs.search import notes_of_searches, search_note
 from foldblend.runs.tables import ROW_COLUMNS
 from foldblend.scores.by_group import check_one_label, chosen_pool, scored_by_group
 from foldblend.scores.run_metric import metric_of, scored_by
@@ -173,6 +174,18 @@ def _costs(run: Run, policy: Policy) -> dict[str, Any]:
     }
 
 
+def _notes(run: Run, *, chosen: bool) -> list[str]:
+    """Return the notes of the new run; `chosen` is whether views were chosen, and are used."""
+    notes = run.info.get("notes", [])
+    if "search" in run.info:
+        # It says what to expect of the score without further views.
+        former = search_note(run.info["search"], metric_of(run.info).by_image.title)
+        notes = [*(note for note in notes if note != former), *notes_of_searches([run])]
+    if chosen:
+        notes = [*notes, "each fold's views and weights were chosen on the other folds"]
+    return notes
+
+
 def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = write) -> Run:
     """Merge or choose views of a run, write the result as a new run, and return that.
 
@@ -272,14 +285,7 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = write) -> 
         "leaks": run.info["leaks"],
         "optimistic": run.info.get("optimistic", False),
         "about": f"{run.name} with test-time augmentation ({shown}); {run.info.get('about', '')}",
-        "notes": [
-            *run.info.get("notes", ()),
-            *(
-                ["each fold's views and weights were chosen on the other folds"]
-                if found.parts and len(policy.views) > 1
-                else []
-            ),
-        ],
+        "notes": _notes(run, chosen=bool(found.parts) and len(policy.views) > 1),
         **_costs(run, policy),
     }
     with lock_folder(written, flags=(None, "--name")), safe_csv(config.safe_csv):

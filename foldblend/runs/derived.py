@@ -37,6 +37,7 @@ from foldblend.runs.folder import (
 )
 from foldblend.runs.rows import group_name_of, mean_over_folds, order_of, write_submission
 from foldblend.runs.run import TEST_GROUPS, TEST_LABELS, Run
+from foldblend.runs.search import searches_of
 from foldblend.runs.submission import SubmissionForm
 
 __all__ = ["KINDS", "Content", "Derived", "open_derived", "write_content", "write_derived"]
@@ -268,12 +269,14 @@ def _write_plain(folder: Path, made: Content, num_classes: int) -> None:
 
 
 def _passed_on(members: Sequence[Run]) -> dict[str, Any]:
-    """Return keys of run.json that some members may lack, because they are of earlier versions."""
+    """Return keys of run.json that some members may lack."""
     says = any("ordered" in one.info for one in members)
+    searches = searches_of(members)
     data = dict(members[0].info["data"])
     named = any("group_name" in one.info["data"] for one in members)
     return {
         **({"ordered": order_of(members)} if says else {}),
+        **({"searches": searches} if searches else {}),
         "data": data | ({"group_name": group_name_of(members)} if named else {}),
     }
 

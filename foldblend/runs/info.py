@@ -325,6 +325,8 @@ class RunInfo(TypedDict, total=False):
     """The plan that made a blend and its members."""
     search: SearchInfo
     """The search that chose the settings on these folds, if one did."""
+    searches: dict[FileName, SearchInfo]
+    """Such searches of the runs that a blend or a TTA'd run is made of, by the name of the run."""
     tta: dict[str, Any]
     policy: dict[str, Any]
     parts: list[dict[str, Any]]

@@ -1,11 +1,14 @@
-"""Words on the score of a run whose settings were searched, from its record."""
+"""Words on the score of a run whose settings were searched, and of what is made of such runs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from foldblend.errors import counted
 from foldblend.runs.info import SearchInfo
+from foldblend.runs.run import Run
 
-__all__ = ["search_note"]
+__all__ = ["notes_of_searches", "search_note", "searches_of"]
 
 
 def search_note(search: SearchInfo, title: str) -> str:
@@ -39,3 +42,27 @@ def search_note(search: SearchInfo, title: str) -> str:
         if nested["low"] is not None and nested["high"] is not None:
             text += f" [{nested['low']:.3f}, {nested['high']:.3f}]"
     return text
+
+
+def searches_of(runs: Iterable[Run]) -> dict[str, SearchInfo]:
+    """Return the searches that chose settings of runs or of their members, by name of the run."""
+    found: dict[str, SearchInfo] = {}
+    for run in runs:
+        found |= run.info.get("searches", {})
+        if "search" in run.info:
+            found[run.name] = run.info["search"]
+    return found
+
+
+def notes_of_searches(runs: Iterable[Run]) -> list[str]:
+    """Return the notes of a run that is made of others, one for each whose settings were chosen."""
+    notes = []
+    for name, search in searches_of(runs).items():
+        much = ""
+        if "optimism" in search:
+            much = f" (by about {search['optimism']['value']:.3f} for {name} alone)"
+        notes.append(
+            f"the settings of {name} were chosen from {counted(search['num_trials'], 'trial')} on"
+            f" these folds, so this score is somewhat optimistic{much}"
+        )
+    return notes

@@ -17,11 +17,14 @@ from foldblend.errors import UserError
 from foldblend.runs.costs import device_of, num_passes, pass_seconds, picture_seconds
 from foldblend.runs.folder import write_json, write_table
 from foldblend.runs.run import Run
+from foldblend.runs.search import search_note
+from foldblend.scores.metrics import METRICS
 from leaderboard import main as leaderboard
 from pipeline.data.preprocess import Preprocess
 from pipeline.models.backbones import build_model
 from run_tta import main
 from tests.makers.constants import TINY
+from tests.makers.edits import edit_run
 from tests.makers.synthetic_runs import write_synthetic_run
 from tta import stage as tta_stage
 from tta.config import TtaConfig
@@ -89,6 +92,35 @@ def test_given_views_are_merged_into_a_new_run(runs_copy, tta_command):
     assert "fold 0: hflip" not in again.out
     other = tta_command(beta.path, "--views", "hflip", "--no-page")
     other.assert_one_line_error("beta_tta", "--overwrite")
+
+
+def test_blends_of_what_was_made_of_a_searched_run_say_so(runs_copy, tta_command):
+    search = {
+        "study": "s",
+        "trial": "trial_00002",
+        "num_trials": 50,
+        "num_configurations": 40,
+        "optimism": {"value": 0.02, "error": 0.01},
+        "expected": {"value": 0.4, "low": 0.3, "high": 0.5},
+    }
+    own = search_note(search, METRICS["f1_macro"].title)
+    edit_run(runs_copy / "beta", search=search, notes=[own])
+    assert tta_command(runs_copy / "beta", "--views", "identity", "--no-page").code == 0
+    augmented = Run(runs_copy / "beta_tta")
+    # What the note of the run expects is not what to expect with further views.
+    assert own not in augmented.info["notes"]
+    more = {"method": "soft", "page": False, "say": lambda _: None}
+    alpha = runs_copy / "alpha"
+    first = blend([alpha, augmented], name="first", **more)
+    second = blend([alpha, first], name="second", include_blends=True, **more)
+    note = (
+        "the settings of beta were chosen from 50 trials on these folds, so this score is somewhat"
+        " optimistic (by about 0.020 for beta alone)"
+    )
+    for run in (augmented, first, second):
+        assert run.info["searches"] == {"beta": search}
+        assert note in run.info["notes"]
+    assert "searches" not in Run(alpha).info
 
 
 @pytest.mark.slow
