@@ -1,16 +1,78 @@
-"""Comparison of what a study has recorded with what a search is to compare."""
+"""Opening of a study, and comparison of what it has recorded with what a search is to compare."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-from foldblend.errors import UserError, shown
+from foldblend.errors import UserError, require, shown
 
-__all__ = ["check_record"]
+__all__ = ["DEFAULT", "open_study"]
+
+DEFAULT = "default"
+"""Name of the cross-validation with the settings of the command."""
+# The record is one attribute of the study, so that a kill leaves all of it or nothing.
+RECORD = "record"
 
 
-def check_record(before: Mapping[str, Any], record: Mapping[str, Any], what: str) -> None:
+def open_study(
+    name: str,
+    record: Mapping[str, Any],
+    *,
+    maximize: bool,
+    what: str,
+    **parts: Any,
+) -> tuple[Any, Mapping[str, Any]]:
+    """Return a study of Optuna, which is made if it is absent, and its record.
+
+    Parameters
+    ----------
+    name
+        Name of the study.
+    record
+        What the search compares: a mapping from texts to JSON values.
+    maximize
+        Whether greater values are better.
+    what
+        The study's name in messages.
+    parts
+        Further arguments of `optuna.load_study`: storage, sampler and pruner.
+
+    Raises
+    ------
+    UserError
+        If the study compares something else.
+    """
+    import optuna
+
+    direction: Literal["maximize", "minimize"] = "maximize" if maximize else "minimize"
+    try:
+        study = optuna.load_study(study_name=name, **parts)
+    except KeyError:
+        study = optuna.create_study(study_name=name, direction=direction, **parts)
+    attrs = study.user_attrs
+    before = _recorded(attrs, record)
+    has_begun = DEFAULT in attrs or bool(study.get_trials(deepcopy=False))
+    if not has_begun and not before.keys() >= record.keys():
+        study.set_user_attr(RECORD, dict(record))
+        before = record
+    _check(before, record, what)
+    require(
+        study.direction.name.lower() == direction,
+        f"{what} is of another metric; pass another --study",
+    )
+    return study, before
+
+
+def _recorded(attrs: Mapping[str, Any], record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the record of a study; earlier versions wrote an attribute for each of its parts."""
+    found = attrs.get(RECORD)
+    if isinstance(found, dict):
+        return found
+    return {key: attrs[key] for key in record if key in attrs}
+
+
+def _check(before: Mapping[str, Any], record: Mapping[str, Any], what: str) -> None:
     """Raise UserError if a study compares something else than this search."""
     for key, value in record.items():
         if before.get(key) != value:

@@ -11,20 +11,18 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from filelock import Timeout
 
 from foldblend.errors import UserError, in_a_line, shown
 from foldblend.locks import hold, is_held
-from pipeline.search.record import check_record
+from pipeline.search.record import DEFAULT, open_study
 from pipeline.search.space import Space, Value
 from pipeline.search.storage import readable
 
 __all__ = ["DEFAULT", "Claim", "Counts", "Result", "Trials", "name_of"]
 
-DEFAULT = "default"
-"""Name of the cross-validation with the settings of the command."""
 MOST_TRIES = 20
 """Most times that the settings of a trial are run, if its process ends each time."""
 PATIENCE = 0.1  # seconds in which another process that only looks at a lock has looked
@@ -130,26 +128,16 @@ class Trials:
         self.is_exhausted = False
         """Whether the sampler has proposed all settings that it can."""
         folder.mkdir(parents=True, exist_ok=True)
-        direction: Literal["maximize", "minimize"] = "maximize" if maximize else "minimize"
         with self._locked(), readable(file):
-            parts: dict[str, Any] = {
-                "study_name": name,
-                "storage": storage,
-                "pruner": pruner or optuna.pruners.NopPruner(),
-                "sampler": optuna.samplers.RandomSampler(seed=0),
-            }
-            try:
-                self.study = optuna.load_study(**parts)
-            except KeyError:
-                self.study = optuna.create_study(**parts, direction=direction)
-            before = self.study.user_attrs
-            new = not before and not self.study.get_trials(deepcopy=False)
-            for key, value in record.items() if new else ():
-                self.study.set_user_attr(key, value)
-        if not new:
-            check_record(before, record, f"{file}: the study {name}")
-        if self.study.direction.name.lower() != direction:
-            raise UserError(f"{file}: the study {name} is of another metric; pass another --study")
+            self.study, self.record = open_study(
+                name,
+                record,
+                maximize=maximize,
+                what=f"{file}: the study {name}",
+                storage=storage,
+                sampler=optuna.samplers.RandomSampler(seed=0),
+                pruner=pruner or optuna.pruners.NopPruner(),
+            )
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

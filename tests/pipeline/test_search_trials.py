@@ -2,8 +2,12 @@
 
 import contextlib
 
+import optuna
 import pytest
+from optuna.study import Study
+from optuna.trial import create_trial
 
+from foldblend.errors import UserError
 from pipeline.search.samplers import sampler_maker
 from pipeline.search.space import Choices, Space
 from pipeline.search.storage import open_storage, require_optuna
@@ -65,3 +69,48 @@ def test_the_settings_of_the_command_are_one_trial_wherever_its_process_ends(ope
     assert after.counts().finished == 1
     assert [one.name for one in after.results()] == [DEFAULT]
     assert after.claim(9).name == "trial_00001"
+
+
+def test_a_study_whose_process_ends_while_it_is_made_goes_on(opened, monkeypatch):
+    write = Study.set_user_attr
+
+    def dies_after_one(self, key, value):
+        write(self, key, value)
+        raise Killed
+
+    monkeypatch.setattr(Study, "set_user_attr", dies_after_one)
+    with pytest.raises(Killed):
+        opened()
+    monkeypatch.undo()
+    assert len(run(opened(), 2)) == 2
+    with pytest.raises(UserError, match="the study s has different metric; pass another --study"):
+        opened(record={"metric": "macro F1", "folds": "3"})
+
+
+@pytest.fixture
+def study_before(tmp_path):
+    """Return a study as earlier versions made it."""
+    storage = open_storage(None, tmp_path / "journal.log")
+    return optuna.create_study(study_name="s", storage=storage, direction="maximize")
+
+
+def test_a_part_of_the_record_of_an_earlier_version_is_no_study(opened, study_before):
+    study_before.set_user_attr("metric", "accuracy")
+    assert len(run(opened(), 2)) == 2
+
+
+def test_a_study_of_an_earlier_version_goes_on(opened, study_before):
+    study_before.set_user_attr("metric", "accuracy")
+    study_before.set_user_attr("folds", "3")
+    params = {"tta": "none", "epochs": 1}
+    of = SPACE.distributions()
+    for attrs in ({DEFAULT: True}, {}):
+        study_before.add_trial(
+            create_trial(params=params, distributions=of, value=0.25, user_attrs=attrs)
+        )
+    study_before.set_user_attr(DEFAULT, 0.25)
+    trials = opened()
+    assert [one.name for one in trials.results()] == [DEFAULT, "trial_00001"]
+    assert [one.name for one in run(trials, 4)] == ["trial_00002", "trial_00003"]
+    with pytest.raises(UserError, match="the study s has different folds; pass another --study"):
+        opened(record={"metric": "accuracy", "folds": "4"})
