@@ -158,9 +158,12 @@ class ScoreInfo(TypedDict):
 
 
 class OptimismInfo(TypedDict):
-    """By how much a score is expected to be too high, with the standard error of this estimate."""
+    """By how much a score is expected to be too high, with the standard error of this estimate.
 
-    value: float
+    It could not be estimated where the error is null. Earlier versions then wrote a value of 0.
+    """
+
+    value: float | None
     error: float | None
 
 
@@ -185,7 +188,7 @@ class SearchInfo(TypedDict, total=False):
     """The score of the chosen trial, which is too high."""
     optimism: OptimismInfo
     expected: ScoreInfo
-    """The score less its optimism."""
+    """The score less its optimism; absent where that is not known."""
     default: ScoreInfo
     """The score with the settings of the command."""
     gain: ScoreInfo

@@ -20,11 +20,21 @@ NUM_AGAIN = 20  # bootstrap samples in which the estimate is repeated
 class Optimism(NamedTuple):
     """By how much a score is expected to be too high, and the standard error of this estimate.
 
-    It is the mean over data sets like this one; the optimism of a single choice varies more.
+    It is the mean over data sets like this one; the optimism of a single choice varies more. Where
+    it cannot be estimated, it is NaN with an infinite error.
     """
 
     value: float
     error: float
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it could be estimated."""
+        return bool(np.isfinite(self.error))
+
+    def as_dict(self) -> dict[str, float | None]:
+        """Return it for JSON, with None for both numbers if it is not known."""
+        return {name: float(one) if self.is_known else None for name, one in self._asdict().items()}
 
 
 def optimism_of_choice(noise_MB: np.ndarray, picked_B: np.ndarray, chosen: int) -> float:
@@ -75,7 +85,7 @@ def selection_optimism(metric: Metric, rows: Rows, proba_MNC: Sequence[np.ndarra
     -------
     Optimism
         In units of the metric, at least 0; greater is more optimistic for every metric. It is 0 for
-        one configuration. Where it is unknown, it is 0 with an infinite error.
+        one configuration. It is not known with fewer than two groups, or without a finite score.
 
     Examples
     --------
@@ -94,7 +104,7 @@ def selection_optimism(metric: Metric, rows: Rows, proba_MNC: Sequence[np.ndarra
     every = [left_out_score(metric, rows, proba_NC) for proba_NC in proba_MNC]
     scores = [score for score in every if np.isfinite(score.value)]
     if not scores or any(np.isfinite(score.left_out_G).sum() < 2 for score in scores):
-        return Optimism(0.0, np.inf)
+        return Optimism(np.nan, np.inf)
     value_M = np.array([score.value for score in scores])
     noise_MB = _noise(np.stack([score.left_out_G for score in scores]))
     again = [_expected_optimism(value_M + noise_M, noise_MB) for noise_M in noise_MB.T[:NUM_AGAIN]]

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
-import numpy as np
-
 from foldblend.files import is_file, remove
 from foldblend.runs.folder import is_in_use, write_json
 from foldblend.runs.info import StoppedInfo
@@ -71,9 +69,7 @@ class Choices:
         """Return the choices for run.json of the blend."""
         found: dict[str, Any] = {"stopped": self.stopped, "runs": [*members]}
         if self.optimism is not None:
-            error = self.optimism.error
-            kept = error if np.isfinite(error) else None
-            found["optimism"] = {"value": self.optimism.value, "error": kept}
+            found["optimism"] = self.optimism.as_dict()
         return found
 
 

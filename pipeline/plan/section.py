@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from foldblend.errors import counted
 from foldblend.progress import duration
 from pipeline.plan.choices import Choices
@@ -55,11 +53,15 @@ def notes_of(plan: Plan, choices: Choices) -> list[str]:
             " the best run was clearly better there; these folds are scored too"
         )
     if choices.optimism is not None and choices.compared > 1:
-        error = choices.optimism.error
-        about = f" +- {num(error)}" if np.isfinite(error) else ""
+        value, error = choices.optimism
+        much = (
+            f"about {num(value)} +- {num(error)} too good,"
+            if choices.optimism.is_known
+            else "too good, by an amount that could not be estimated,"
+        )
         notes.append(
-            f"the best score of the plan's {choices.compared} predictions is about"
-            f" {num(choices.optimism.value)}{about} too good, as it was picked on these rows"
+            f"the best score of the plan's {choices.compared} predictions is {much} as it was"
+            " picked on these rows"
         )
     return notes
 

@@ -134,7 +134,7 @@ def choose(
     optimism = _optimism(scoring, logits_of, names)
     score = scoring.score(logits_of[best.name])
     default = scoring.score(logits_of[DEFAULT])
-    expected = score.minus(max(optimism.value, 0.0))
+    expected = score.minus(max(optimism.value, 0.0)) if optimism.is_known else None
     record = {
         "study": study,
         "trial": best.name,
@@ -145,8 +145,8 @@ def choose(
         "sampler": sampler,
         "settings": dict(best.settings),
         "score": _interval(score),
-        "optimism": {"value": float(optimism.value), "error": _finite(optimism.error)},
-        "expected": _interval(expected),
+        "optimism": optimism.as_dict(),
+        **({} if expected is None else {"expected": _interval(expected)}),
         "default": _interval(default),
         "gain": _interval(score.minus(default)),
         **({} if nested is None else {"nested": nested.as_dict()}),
@@ -154,31 +154,31 @@ def choose(
     return Chosen(record=record, section=_section(scoring, record, order, study))
 
 
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
 def _section(
     scoring: Scoring, record: Mapping[str, Any], order: Sequence[Result], study: str
 ) -> dict[str, Any]:
     title = scoring.metric.title
-    optimism = record["optimism"]
+    optimism = record["optimism"]["value"]
     gain = record["gain"]
     intervals = {
         "settings of the command": record["default"],
         "chosen settings, in-sample": record["score"],
-        "less the optimism of the choice": record["expected"],
+        **({"less the optimism of the choice": record["expected"]} if "expected" in record else {}),
         **({"nested": record["nested"]} if "nested" in record else {}),
     }
     groups = scoring.rows.groups
+    too_high = (
+        "it is too high, by an amount that could not be estimated"
+        if optimism is None
+        else f"it is too high by about {optimism:.4f} on average (bootstrap estimate over {groups})"
+    )
     text = (
         f"{record['num_trials']:,} trials of the study {study} ({record['sampler']}) were scored on"
         f" these folds: {record['num_configurations']:,} different settings with all folds,"
         f" {record['num_pruned']:,} stopped early, {record['num_failed']:,} failed. The best is"
         f" {record['trial']}: {in_words(record['settings'])}. Its {title} minus that of"
         f" the settings of the command is {_signed(gain)}, paired over {groups}. Because the best"
-        f" of many was taken on the same {groups} that score it, it is too high by about"
-        f" {optimism['value']:.4f} on average (bootstrap estimate over {groups}). How lucky this"
+        f" of many was taken on the same {groups} that score it, {too_high}. How lucky this"
         " particular choice was cannot be estimated."
     )
     if "nested" in record:

@@ -107,7 +107,7 @@ def test_a_metric_that_is_not_defined_stops_nothing():
     found = leads(METRICS["roc_auc_ovr"], rows, tables)
     assert all(np.isnan(lead.value) for lead in found)
     assert clear_losers(found, errors=0.0) == []
-    assert selection_optimism(METRICS["roc_auc_ovr"], rows, tables) == (0.0, np.inf)
+    assert not selection_optimism(METRICS["roc_auc_ovr"], rows, tables).is_known
 
 
 def test_a_metric_by_group_pools_the_images_first():
@@ -207,7 +207,8 @@ def test_selection_optimism_is_zero_where_one_configuration_is_far_better():
 def test_selection_optimism_is_unknown_with_one_group():
     rows = Rows.of(np.zeros(6, int), np.zeros(6, int))
     tables = [np.full((6, 2), 0.5), np.eye(2)[rows.label_N]]
-    assert selection_optimism(ACCURACY, rows, tables) == (0.0, np.inf)
+    found = selection_optimism(ACCURACY, rows, tables)
+    assert found.as_dict() == {"value": None, "error": None}
 
 
 def test_selection_optimism_does_not_depend_on_the_order_of_configurations():
