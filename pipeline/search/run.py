@@ -205,16 +205,15 @@ def _end(search: Search, trials: Trials, runner: Runner, nested: Nested | None) 
         nested=score,
     )
     say(f"best of {counts.finished}: {best.name}, {in_words(best.settings)}")
+    config = search.config(best.settings, engine=runner.engine)
+    if not config.train.frozen:
+        take_over(runner.tuned.place(config), search.place, best, chosen)
     config = replace(
-        search.config(best.settings, engine=runner.engine),
+        config,
         output=str(search.place.parent),
         name=search.place.name,
         resume=not is_of_other_trial(search.place, best),
     )
-    if not config.train.frozen and config.output.resume:
-        take_over(
-            runner.tuned.place(search.config(best.settings, engine=runner.engine)), search.place
-        )
     cross_validate_chosen(config, chosen, say=say)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,20 +11,23 @@ from typing import Any
 
 import numpy as np
 
+from foldblend.drafts import draft_folder, sweep_own
 from foldblend.errors import require
+from foldblend.files import write_with
 from foldblend.flags import flag_name
-from foldblend.runs.folder import is_empty
+from foldblend.runs.folder import is_empty, lock_folder, write_json
 from foldblend.runs.schema import read_info
 from foldblend.scores.intervals import Interval
 from foldblend.scores.metrics import softmax
 from foldblend.scores.optimism import Optimism, selection_optimism
 from foldblend.scores.score import Score
+from pipeline.fold_claims import folds_in_training
 from pipeline.job import Chosen
 from pipeline.search.scoring import Scoring
 from pipeline.search.trials import DEFAULT, Counts, Result
 from reports.blocks import section, strips_block, table_block, text_block
 
-__all__ = ["check_place", "choose", "in_words", "take_over"]
+__all__ = ["check_place", "choose", "in_words", "is_of_other_trial", "take_over"]
 
 MOST_SHOWN = 10
 # Bytes of predictions that the estimate of the optimism compares.
@@ -60,22 +65,51 @@ def is_of_other_trial(folder: Path, best: Result) -> bool:
     return read_info(folder).get("search", {}).get("trial") != best.name
 
 
-def take_over(trial: Path, folder: Path) -> None:
-    """Copy the finished folds of a trial's run, so that they are not trained again.
+def take_over(trial: Path, folder: Path, best: Result, chosen: Chosen) -> None:
+    """Copy the run of the best trial to its place, so that its folds are not trained again.
 
-    The record of a fold comes last, so that a fold whose copy was cut off is trained again.
+    The run of another trial that is there stays until the copy is whole. The copy has the record of
+    the search, by which a search that goes on after a kill recognises it.
+
+    Parameters
+    ----------
+    trial
+        Run folder of the best trial. If it was removed, nothing is copied.
+    folder
+        The place of the best run.
+    best
+        The best trial.
+    chosen
+        The record of the search.
+
+    Raises
+    ------
+    UserError
+        If another process writes the run that is replaced.
+    WriteFailed
+        If the disk is full.
     """
-    if (folder / "run.json").is_file() or not (trial / "run.json").is_file():
+    is_there = (folder / "run.json").is_file() and not is_of_other_trial(folder, best)
+    if is_there or not (trial / "run.json").is_file():
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    names = sorted(
-        (one for one in trial.rglob("*") if one.is_file() and not one.name.startswith(".")),
-        key=lambda one: (one.name == "done.json", one != trial / "run.json"),
-    )
-    for file in names:
-        target = folder / file.relative_to(trial)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, target)
+    # What was left of a copy by a process that was killed.
+    sweep_own(folder.parent)
+    info = read_info(trial)
+    num_models = info["num_folds"] * info["num_repeats"]
+    with draft_folder(folder) as draft:
+        new = draft / "new"
+        for file in sorted(trial.rglob("*")):
+            inside = file.relative_to(trial)
+            if file.is_file() and not any(part.startswith(".") for part in inside.parts):
+                copy = functools.partial(shutil.copyfile, file)
+                write_with(new / inside, copy, needed=file.stat().st_size)
+        search = dict(chosen.record)
+        write_json(new / "run.json", {**info, "name": folder.name, "search": search})
+        with lock_folder(folder):
+            folds = folds_in_training(folder, range(num_models))
+            require(not folds, f"{folder}: another process trains a fold of this run; wait for it")
+            os.replace(folder, draft / "old")
+            os.replace(new, folder)
 
 
 def _optimism(
