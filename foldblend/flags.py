@@ -73,6 +73,8 @@ class Flag:
     """Whether the setting affects gradient training only, and so not --finetune head."""
     common: bool = False
     """Whether --help lists the flag; --help-all lists every flag."""
+    whole: bool = False
+    """Whether a number must be whole, in a setting that is text."""
     needs: Needs | None = None
     """Condition under which the setting has an effect (default: always)."""
     parts: Callable[[Any], Sequence[str]] | None = None

@@ -75,7 +75,7 @@ class ModelConfig:
     """
     weights: str | None = flag(None, path=True)
     """File with initial weights of the backbone (.safetensors or .pth), instead of --pretrained."""
-    img_size: str | None = flag(None, common=True)
+    img_size: str | None = flag(None, common=True, whole=True)
     """Input size in pixels: a side such as 224, or width x height such as 120x160.
     Default: the backbone's input size; 96x128 on the demo set.
     """

@@ -214,7 +214,7 @@ def _parsed(found: Mapping[Any, Any]) -> Iterator[tuple[str, Choices | Range]]:
         require(name not in FIXED, f"{name}: cannot vary, since {FIXED.get(name)}; leave it out")
         require(name not in seen, f"{name}: is there twice; leave one out")
         seen.add(name)
-        yield name, _one(name, value, hints[name])
+        yield name, _one(name, value, hints[name], whole=known[name].whole)
 
 
 def _hints() -> dict[str, Any]:
@@ -232,9 +232,9 @@ def _without_none(hint: Any) -> Any:
     return hint
 
 
-def _one(name: str, value: Any, hint: Any) -> Choices | Range:
+def _one(name: str, value: Any, hint: Any, *, whole: bool) -> Choices | Range:
     if isinstance(value, dict):
-        return _range(name, value, hint)
+        return _range(name, value, hint, integer=whole or hint is int)
     require(
         isinstance(value, list),
         f"{name}: write a list of values such as [a, b], or {{low: 1, high: 10}}",
@@ -277,7 +277,7 @@ def _number(name: str, key: str, value: Any) -> float:
     return number
 
 
-def _range(name: str, value: Mapping[Any, Any], hint: Any) -> Range:
+def _range(name: str, value: Mapping[Any, Any], hint: Any, *, integer: bool) -> Range:
     require(hint in (int, float, str), f"{name}: is no number; write a list of its values")
     for key in map(str, value):
         near = did_you_mean(key, RANGE_KEYS)
@@ -296,7 +296,6 @@ def _range(name: str, value: Mapping[Any, Any], hint: Any) -> Range:
     )
     require(step is None or not log, f"{name}: has both step and log; leave one out")
     numbers = [low, high, *([] if step is None else [step])]
-    integer = hint is int or (hint is str and not log and all(one == int(one) for one in numbers))
     require(
         not integer or all(one == int(one) for one in numbers),
         f"{name}: takes whole numbers; write low, high and step without decimals",

@@ -78,10 +78,16 @@ def test_a_value_that_needs_another_value_of_the_space_is_possible(tmp_path):
 def test_ranges_become_values_of_the_flag(tmp_path):
     (tmp_path / "space.yaml").write_text(
         "head_l2: {low: 1e-3, high: 1, log: true}\nepochs: {low: 2, high: 8, step: 2}\n"
-        "img_size: {low: 96, high: 160, step: 32}\n-b: [8, 16]\nlayer_decay: [null, 0.75]\n"
+        "img_size: {low: 96, high: 160, step: 32}\n-b: [8, 16]\nlayer_decay: [auto, 1, 0.75]\n"
     )
     space = read_space(tmp_path / "space.yaml", RunConfig())
-    params = {"head_l2": 0.125, "epochs": 4, "img_size": 128, "batch_size": 8, "layer_decay": None}
+    params = {
+        "head_l2": 0.125,
+        "epochs": 4,
+        "img_size": 128,
+        "batch_size": 8,
+        "layer_decay": "auto",
+    }
     settings = space.settings(params)
     assert settings == params | {"head_l2": "0.125", "img_size": "128"}
     assert space.params(settings) == params
@@ -89,6 +95,16 @@ def test_ranges_become_values_of_the_flag(tmp_path):
     for bad in ({"epochs": 9}, {"batch_size": 9}, {"epochs": "x"}, {"head_l2": None}):
         with pytest.raises(UserError, match="is not in the space"):
             space.settings(params | bad)
+
+
+def test_only_text_that_needs_whole_numbers_gets_them(tmp_path):
+    (tmp_path / "space.yaml").write_text(
+        "head_l2: {low: 1, high: 10}\nimg_size: {low: 32, high: 64, log: true}\n"
+    )
+    space = read_space(tmp_path / "space.yaml", RunConfig())
+    assert space.settings({"head_l2": 2.5, "img_size": 48}) == {"head_l2": "2.5", "img_size": "48"}
+    assert not space.of["head_l2"].integer
+    assert space.of["img_size"].integer
 
 
 @pytest.mark.parametrize(
