@@ -156,7 +156,7 @@ class TrainConfig:
     layer_decay: float | str | None = flag(AUTO, worded=True, formerly=(None,))
     """Layer-wise learning rate decay: each layer learns at this factor, such as 0.75, of the rate
     of the next layer; 1: all layers have the same rate. auto: as published for the fine-tuning of
-    transformers and convnets without batch norm, 1 for others.
+    transformers and other models without batch norm, 1 for others.
     """
     weight_decay: float = 0.02
     """Weight decay; biases and norm layers are exempt."""

@@ -19,7 +19,7 @@ LEAST_ATTENTION = 2
 
 
 def family_of(model: torch.nn.Module) -> str:
-    """Return the family of a backbone: a transformer, or a convnet with or without batch norm.
+    """Return the family of a backbone: a transformer, a convnet with batch norm, or another model.
 
     A backbone with two or more layers of self-attention is a transformer, also if it has
     convolutions as well. Of other backbones the kind of most norm layers counts.

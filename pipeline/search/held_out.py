@@ -34,7 +34,7 @@ class HeldOut:
         )
 
     def read(self, name: str) -> np.ndarray | None:
-        """Return the logits of a trial, or None if its file is missing, damaged or of others."""
+        """Return the logits of a trial; None if its file is missing, damaged or of other data."""
         if not is_file(self.file(name)):
             return None
         try:

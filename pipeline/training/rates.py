@@ -13,7 +13,7 @@ __all__ = ["BATCH_NORM", "NO_BATCH_NORM", "TRANSFORMER", "Decay", "decay_of", "k
 
 # Families of backbones (see `pipeline.models.family`).
 BATCH_NORM = "convnet with batch norm"
-NO_BATCH_NORM = "convnet without batch norm"
+NO_BATCH_NORM = "model without batch norm"
 TRANSFORMER = "transformer"
 
 

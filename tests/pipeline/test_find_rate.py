@@ -181,7 +181,7 @@ def test_a_file_that_cannot_be_used_is_found_again(
 
 
 @pytest.mark.slow
-def test_held_out_rows_have_no_say(whole, tiny_layout, tmp_path):
+def test_held_out_rows_do_not_affect_the_rate(whole, tiny_layout, tmp_path):
     """Other pixels and other labels of the held-out images leave the test as it was, to the bit."""
     run = whole[0]
     folds = pd.read_csv(run.path / "folds.csv", dtype=str)

@@ -63,6 +63,10 @@ def test_the_family_follows_from_the_modules(family):
         assert family_of(meta(name)) == family, name
 
 
+def test_a_model_without_convolutions_is_not_called_a_convnet():
+    assert "convnet" not in family_of(meta("mixer_s32_224"))
+
+
 @pytest.mark.slow
 def test_the_family_of_all_backbones_with_a_telling_name():
     seen = dict.fromkeys(STARTS, 0)
