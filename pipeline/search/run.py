@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from pipeline.search.held_out import HeldOut
 from pipeline.search.nested import Nested
 from pipeline.search.samplers import sampler_maker
 from pipeline.search.setup import Search, set_up
-from pipeline.search.storage import open_storage, require_optuna, storage_file
+from pipeline.search.storage import open_storage, require_optuna, storage_file, storage_folder
 from pipeline.search.trials import Result, Trials
 from pipeline.search.trying import Runner, TrialClock, run_trials
 from pipeline.search.winner import choose, in_words, is_of_other_trial, take_over
@@ -105,11 +106,12 @@ def _search(search: Search, sampler_of: Any, clock: TrialClock) -> None:
     folder = search.folder
     settings = search.settings
     file = storage_file(settings.storage, folder)
+    own = storage_folder(file, folder)
     storage = open_storage(settings.storage, file)
     record = search.record()
     manifest = search.run.manifest
     held_out = HeldOut(
-        folder / "held_out",
+        own / "held_out",
         num_rows=len(search.scoring.rows),
         num_classes=manifest.num_classes,
     )
@@ -134,7 +136,7 @@ def _search(search: Search, sampler_of: Any, clock: TrialClock) -> None:
     from pipeline.search.pruner import PairedPruner
 
     pruner = PairedPruner(search.scoring, held_out)
-    trials = study_of(folder, folder.name, {}, pruner)
+    trials = study_of(own, folder.name, {}, pruner)
     pruner.best_name = lambda: None if (best := trials.best()) is None else best.name
     runner = Runner(search, trials, held_out, engine=_engine(search, trials))
     before = trials.counts().finished
@@ -147,7 +149,7 @@ def _search(search: Search, sampler_of: Any, clock: TrialClock) -> None:
             search,
             runner,
             lambda fold: study_of(
-                folder / "nested" / f"fold_{fold}",
+                own / "nested" / f"fold_{fold}",
                 f"{folder.name}_without_fold_{fold}",
                 {"held-out fold": fold},
             ),
@@ -218,9 +220,9 @@ def _end(search: Search, trials: Trials, runner: Runner, nested: Nested | None) 
 
 
 def _logits(runner: Runner, result: Result) -> np.ndarray | None:
-    """Return the held-out logits of a finished trial, made again if their file is gone."""
+    """Return the held-out logits of a finished trial, made again if the file has others or none."""
     found = runner.held_out.read(result.name)
-    if found is not None:
+    if found is not None and math.isclose(runner.search.scoring.value(found), result.value):
         return found
     config = runner.search.config(result.settings, engine=runner.engine)
     if config.train.frozen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import stat
@@ -15,7 +16,7 @@ from foldblend.errors import UserError, in_a_line, require
 from foldblend.files import check_writable, exists, home, is_link
 from foldblend.locks import hold
 
-__all__ = ["open_storage", "readable", "require_optuna", "storage_file"]
+__all__ = ["open_storage", "readable", "require_optuna", "storage_file", "storage_folder"]
 
 JOURNAL = "journal.log"
 SQLITE = "sqlite:///"
@@ -51,6 +52,19 @@ def storage_file(storage: str | None, folder: Path) -> Path:
     require("://" not in text, f"--storage {storage}: is neither a journal nor SQLite; {cure}")
     require(bool(text), f"--storage {storage}: names no file; {cure}")
     return home(text)
+
+
+def storage_folder(file: Path, folder: Path) -> Path:
+    """Return the folder of the locks and predictions of the trials in a storage.
+
+    It is the folder of the study, and one in there for any storage but its journal, because trials
+    of two storages have the same names.
+    """
+    if file.resolve() == (folder / JOURNAL).resolve():
+        return folder
+    # Both may be moved, or mounted elsewhere, together.
+    name = os.fsencode(os.path.relpath(file.resolve(), folder.resolve()))
+    return folder / f"storage_{hashlib.blake2b(name, digest_size=4).hexdigest()}"
 
 
 def _is_database(storage: str | None, file: Path) -> bool:

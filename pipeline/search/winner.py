@@ -62,7 +62,9 @@ def is_of_other_trial(folder: Path, best: Result) -> bool:
     """Return whether a folder has the run of another trial of the study, which is replaced."""
     if not (folder / "run.json").is_file():
         return False
-    return read_info(folder).get("search", {}).get("trial") != best.name
+    search = read_info(folder).get("search", {})
+    # A study of the same name in another storage has trials of the same names.
+    return (search.get("trial"), search.get("settings")) != (best.name, dict(best.settings))
 
 
 def take_over(trial: Path, folder: Path, best: Result, chosen: Chosen) -> None:

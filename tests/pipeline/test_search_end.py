@@ -107,3 +107,24 @@ def test_a_new_best_trial_that_trained_is_taken_over_also_after_a_kill(tune, tmp
     assert any("finished before, so nothing was trained" in one for one in lines)
     alone = fb.cross_validate(best.settings, name="alone", page=False, say=silent)
     np.testing.assert_array_equal(best.logits(best.oof), alone.logits(alone.oof))
+
+
+def test_two_storages_of_one_study_keep_their_predictions_apart(tune, tmp_path):
+    first = tune(trials=4).info
+    held_out = tmp_path / "outputs" / "s" / "held_out"
+    kept = {file: file.read_bytes() for file in held_out.iterdir()}
+    other = tune(trials=4, storage=tmp_path / "x.db", optuna_options="seed=1").info
+    assert other["search"]["settings"] != first["search"]["settings"]
+    assert kept == {file: file.read_bytes() for file in held_out.iterdir()}
+    assert tune(trials=4).info["search"] == first["search"]
+
+
+def test_predictions_of_another_trial_are_made_again(tune, tmp_path):
+    best = tune(trials=4)
+    held_out = tmp_path / "outputs" / "s" / "held_out"
+    file = held_out / f"{best.info['search']['trial']}.safetensors"
+    right = file.read_bytes()
+    file.write_bytes((held_out / "default.safetensors").read_bytes())
+    assert file.read_bytes() != right
+    assert tune(trials=4).info == best.info
+    assert file.read_bytes() == right
