@@ -29,8 +29,7 @@ class Nested:
     def run(self, clock: TrialClock) -> None:
         """Run the trials that are left, until the time is over."""
         search = self.search
-        num = search.settings.trials
-        left = sum(max(0, num - one.counts().finished) for one in self.studies)
+        left = self.num_left()
         if not left:
             return
         typical = clock.typical
@@ -61,7 +60,7 @@ class Nested:
     def num_left(self) -> int:
         """Return how many trials are not finished."""
         num = self.search.settings.trials
-        return sum(max(0, num - one.counts().finished) for one in self.studies)
+        return sum(one.num_left(num) for one in self.studies)
 
     def score(self) -> Interval:
         """Return the score of all folds, each predicted with the best settings of its search."""

@@ -31,6 +31,10 @@ PATIENCE = 0.1  # seconds in which another process that only looks at a lock has
 ERROR = "error"
 AGAIN = "again"
 TRIES = "tries"
+EXHAUSTED = "sampler without further settings"
+
+# Samplers that propose all settings once. They never propose those of half a proposal again.
+ENUMERATING = ("GridSampler", "BruteForceSampler")
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class Counts:
     failed: int
     running: int
     """Trials that processes are running."""
+    waiting: int
+    """Trials that were cut off and are to be run again."""
     errors: tuple[str, ...]
     """Why trials failed, the last one last."""
 
@@ -120,13 +126,12 @@ class Trials:
         import optuna
 
         self.folder = folder
+        self.storage = storage
         self.file = file
         self.space = space
         self.sign = 1 if maximize else -1
         self.sampler_of = sampler_of
         self.defaults = defaults
-        self.is_exhausted = False
-        """Whether the sampler has proposed all settings that it can."""
         folder.mkdir(parents=True, exist_ok=True)
         with self._locked(), readable(file):
             self.study, self.record = open_study(
@@ -135,9 +140,12 @@ class Trials:
                 maximize=maximize,
                 what=f"{file}: the study {name}",
                 storage=storage,
-                sampler=optuna.samplers.RandomSampler(seed=0),
+                sampler=sampler_of(0),
                 pruner=pruner or optuna.pruners.NopPruner(),
             )
+        self.sampler_name = type(self.study.sampler).__name__
+        # A sampler calls it after its last settings; Optuna's own is for `optimize` only.
+        self.study.stop = self._set_exhausted
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -164,6 +172,16 @@ class Trials:
         )
         return next((float(one) for one in (outside, *inside) if _is_number(one)), None)
 
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the sampler has proposed all settings that it can."""
+        with readable(self.file):
+            return bool(self.study.user_attrs.get(EXHAUSTED) == self.sampler_name)
+
+    def _set_exhausted(self) -> None:
+        # Another sampler may have further settings.
+        self.study.set_user_attr(EXHAUSTED, self.sampler_name)
+
     def claim(self, num: int) -> Claim | None:
         """Return a trial for this process, or None if `num` trials are finished or running."""
         with self._locked(), readable(self.file):
@@ -174,7 +192,8 @@ class Trials:
                     return Claim(DEFAULT, {}, None, lock)
             self._run_cut_ones_again()
             counts = self._counts()
-            if self.is_exhausted or counts.finished + counts.running >= num:
+            is_over = self.is_exhausted and not counts.waiting
+            if is_over or counts.finished + counts.running >= num:
                 return None
             self.study.sampler = self.sampler_of(self._place_of_next())
             trial = self._ask()
@@ -186,22 +205,18 @@ class Trials:
         try:
             return self.study.ask(self.space.distributions())
         except (ValueError, TypeError, RuntimeError, ImportError, NotImplementedError) as error:
-            name = type(self.study.sampler).__name__
             raise UserError(
-                f"--optuna-sampler {name}: cannot propose settings of this space"
+                f"--optuna-sampler {self.sampler_name}: cannot propose settings of this space"
                 f" ({in_a_line(error)}); pass another sampler, or change the space"
             ) from None
 
     def _tell(self, trial: Any, value: float | None = None, *, state: Any = None) -> None:
-        try:
-            self.study.tell(trial, value, state)
-        except RuntimeError:
-            # So a sampler ends a study after the last settings of its grid.
-            self.is_exhausted = True
+        # Where another process took the trial for cut off, its settings are run again.
+        self.study.tell(trial, value, state, skip_if_finished=True)
 
     def _run_cut_ones_again(self) -> None:
-        """Enqueue the settings of trials whose process has ended, and mark these as failed."""
-        from optuna.trial import TrialState
+        """Enqueue the settings of trials whose process has ended, which fail themselves."""
+        from optuna.trial import TrialState, create_trial
 
         trials = self._all()
         enqueued = {_number(one, AGAIN) for one in trials}
@@ -209,12 +224,29 @@ class Trials:
             name = name_of(one.number)
             if one.state != TrialState.RUNNING or is_held(self._lock_of(name)):
                 continue
+            is_proposed = self._is_proposed(one)
+            if not is_proposed and self.sampler_name in ENUMERATING:
+                self._propose_the_rest(one.number)
+                continue
             tries = _number(one, TRIES) or 1
-            is_new = one.number not in enqueued and tries < MOST_TRIES
-            if is_new and self._is_proposed(one):
-                attrs = {AGAIN: one.number, TRIES: tries + 1}
-                self.study.enqueue_trial(_params(one), user_attrs=attrs)
-            self._tell(one.number, state=TrialState.FAIL)
+            if is_proposed and one.number not in enqueued and tries < MOST_TRIES:
+                self.study.add_trial(
+                    create_trial(
+                        state=TrialState.WAITING,
+                        # Samplers note there which settings they have proposed.
+                        system_attrs={**one.system_attrs, "fixed_params": _params(one)},
+                        user_attrs={AGAIN: one.number, TRIES: tries + 1},
+                    )
+                )
+            self.study.tell(one.number, state=TrialState.FAIL)
+
+    def _propose_the_rest(self, number: int) -> None:
+        """Have the next trial be one whose proposal was cut off, with what was proposed."""
+        from optuna.trial import TrialState
+
+        study_id = self.storage.get_study_id_from_name(self.study.study_name)
+        trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        self.storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
     def _place_of_next(self) -> int:
         """Return the number of proposals before the next one.
@@ -260,6 +292,7 @@ class Trials:
             pruned=states.count(TrialState.PRUNED),
             failed=len(failed),
             running=states.count(TrialState.RUNNING) + is_held(self._lock_of(DEFAULT)),
+            waiting=sum(one.state == TrialState.WAITING for one in trials),
             errors=tuple(shown(str(one.user_attrs.get(ERROR, ended)), most=500) for one in failed),
         )
 
@@ -268,6 +301,12 @@ class Trials:
         with self._locked(), readable(self.file):
             self._run_cut_ones_again()
             return self._counts()
+
+    def num_left(self, num: int) -> int:
+        """Return how many of `num` trials are not finished."""
+        counts = self.counts()
+        left = max(0, num - counts.finished)
+        return min(left, counts.running + counts.waiting) if self.is_exhausted else left
 
     def finish(self, claim: Claim, value: float) -> None:
         """Record the score of a claimed trial, with the metric's own sign."""

@@ -186,6 +186,12 @@ def test_the_nested_score_is_of_settings_that_never_saw_the_fold(tune, tmp_path,
     assert again.info == best.info
 
 
+def test_a_grid_with_fewer_settings_than_trials_has_a_nested_score(tune, tmp_path):
+    (tmp_path / "space.yaml").write_text("tta: [none, hflip]\n")
+    best = tune(trials=9, nested=True, optuna_sampler="GridSampler")
+    assert best.info["search"]["nested"]["value"] is not None
+
+
 @pytest.mark.slow
 def test_trials_that_train_are_run_folders_which_the_best_run_takes_over(tune, tmp_path):
     (tmp_path / "space.yaml").write_text("lr: {low: 1e-4, high: 0.1, log: true}\n")

@@ -5,7 +5,7 @@ import contextlib
 import optuna
 import pytest
 from optuna.study import Study
-from optuna.trial import create_trial
+from optuna.trial import TrialState, create_trial
 
 from foldblend.errors import UserError
 from pipeline.search.samplers import sampler_maker
@@ -22,14 +22,14 @@ def opened(tmp_path):
     """Return a function that opens the trials of a study, as a new process does."""
     require_optuna()
 
-    def call(sampler="RandomSampler", **parts):
-        file = tmp_path / "journal.log"
+    def call(sampler="RandomSampler", name="journal.log", **parts):
+        file = tmp_path / name
         defaults = {"tta": "none", "epochs": 1}
         given = {"record": {"metric": "accuracy", "folds": "3"}, "defaults": defaults}
         return Trials(
             tmp_path / "s",
             "s",
-            open_storage(None, file),
+            open_storage(str(file), file),
             file,
             SPACE,
             maximize=True,
@@ -114,3 +114,74 @@ def test_a_study_of_an_earlier_version_goes_on(opened, study_before):
     assert [one.name for one in run(trials, 4)] == ["trial_00002", "trial_00003"]
     with pytest.raises(UserError, match="the study s has different folds; pass another --study"):
         opened(record={"metric": "accuracy", "folds": "4"})
+
+
+ALL = ("GridSampler", "BruteForceSampler")
+
+
+def settings_of(trials):
+    """Return the different settings of the finished trials."""
+    params = [one.params for one in trials.study.trials if one.state.name == "COMPLETE"]
+    return {tuple(sorted(one.items())) for one in params}
+
+
+@pytest.mark.parametrize("sampler", ALL)
+@pytest.mark.parametrize("num", range(1, NUM_SETTINGS + 1))
+def test_all_settings_are_run_once_wherever_a_process_ends(sampler, num, opened):
+    trials = opened(sampler)
+    run(trials, num)
+    cut = trials.claim(9)
+    if cut is not None:
+        cut.lock.close()
+    trials = opened(sampler)
+    run(trials, 9)
+    assert len(settings_of(trials)) == NUM_SETTINGS
+    finished = trials.counts().finished
+    # The grid does not know of the settings of the command.
+    assert finished == NUM_SETTINGS + (sampler == "GridSampler")
+    for again in (trials, opened(sampler)):
+        assert again.is_exhausted
+        assert again.claim(9) is None
+        assert again.num_left(9) == 0
+    other = opened("RandomSampler")
+    assert other.num_left(9) == 9 - finished
+    assert other.claim(9) is not None
+
+
+@pytest.mark.parametrize("sampler", ALL)
+def test_the_last_settings_are_run_though_no_further_ones_are_left(sampler, opened):
+    trials = opened(sampler)
+    run(trials, NUM_SETTINGS - 1)
+    rest = []
+    while (claim := trials.claim(9)) is not None:
+        rest.append(claim)
+    for one in rest[1:]:
+        trials.finish(one, 0.5)
+    assert opened(sampler).num_left(9) == 1
+    rest[0].lock.close()
+    assert opened(sampler).num_left(9) == 1
+    assert len(run(opened(sampler), 9)) == 1
+    assert len(settings_of(trials)) == NUM_SETTINGS
+
+
+@pytest.mark.parametrize("sampler", [*ALL, "TPESampler"])
+def test_a_trial_that_another_process_took_for_cut_off_is_not_recorded(sampler, opened):
+    trials = opened(sampler)
+    run(trials, 1)
+    claim = trials.claim(9)
+    trials.study.tell(claim.trial, state=TrialState.FAIL)
+    trials.finish(claim, 0.5)
+    assert [one.name for one in trials.results()] == [DEFAULT]
+    assert not trials.is_exhausted
+
+
+@pytest.mark.parametrize("sampler", ALL)
+@pytest.mark.parametrize("proposed", range(3))
+@pytest.mark.parametrize("file", ["journal.log", "study.db"])
+def test_a_proposal_that_is_cut_off_leaves_out_no_settings(sampler, proposed, file, opened):
+    trials = opened(sampler, file)
+    run(trials, 2)
+    trials.study.sampler = trials.sampler_of(1)
+    trials.study.ask(dict([*SPACE.distributions().items()][:proposed]))
+    run(opened(sampler, file), 9)
+    assert len(settings_of(trials)) == NUM_SETTINGS
