@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import Timeout
 
 from foldblend.cli import Say
 from foldblend.errors import counted
@@ -33,6 +32,7 @@ from pipeline.search.winner import choose, in_words, is_of_other_trial, take_ove
 __all__ = ["search_settings", "tune"]
 
 ENGINE = "engine of inference"
+OTHERS = "other processes run trials; the last one to finish makes the best one a run"
 
 
 def tune(
@@ -154,17 +154,16 @@ def _search(search: Search, sampler_of: Any, clock: TrialClock) -> None:
                 {"held-out fold": fold},
             ),
         )
+    _end(search, trials, runner, nested)
+    # The nested searches take long, so the run is made before them, and gets their score after.
+    if nested is not None and nested.num_left():
         nested.run(clock)
-    if trials.counts().running or (nested is not None and nested.is_running()):
-        say(
-            f"{folder}: other processes run trials; the last one to finish makes the best one a run"
-        )
-        return
-    try:
-        with hold(folder / ".lock-end"):
+        if nested.is_running():
+            say(f"{folder}: {OTHERS}")
+        elif left := nested.num_left():
+            say(f"no nested score yet: {counted(left, 'trial')} left; the same command goes on")
+        else:
             _end(search, trials, runner, nested)
-    except Timeout:
-        say(f"{folder}: another process makes the best trial a run")
 
 
 def _engine(search: Search, trials: Trials) -> str:
@@ -177,6 +176,20 @@ def _engine(search: Search, trials: Trials) -> str:
 
 
 def _end(search: Search, trials: Trials, runner: Runner, nested: Nested | None) -> None:
+    """Make a run of the best settings, unless other processes still run trials."""
+
+    def wait() -> None:
+        search.say(f"{search.folder}: waiting for another process, which makes the best run")
+
+    # A process that had to wait may have finished trials that the other one did not see.
+    with hold(search.folder / ".lock-end", wait=wait):
+        if trials.counts().running:
+            search.say(f"{search.folder}: {OTHERS}")
+        else:
+            _make_best(search, trials, runner, nested)
+
+
+def _make_best(search: Search, trials: Trials, runner: Runner, nested: Nested | None) -> None:
     """Make a run of the best settings, and say what the choice cost."""
     say = search.say
     counts = trials.counts()
@@ -188,8 +201,6 @@ def _end(search: Search, trials: Trials, runner: Runner, nested: Nested | None) 
     score: Interval | None = None
     if nested is not None and not nested.num_left():
         score = nested.score()
-    elif nested is not None:
-        say(f"no nested score yet: {counted(nested.num_left(), 'trial')} are left")
     best = trials.best()
     if best is None:
         say("no trial is finished; the same command goes on")

@@ -1,5 +1,6 @@
 """The end of a search: its best trial becomes a run, also after a kill."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,9 +11,11 @@ import pytest
 
 import foldblend as fb
 from foldblend.errors import UserError
+from foldblend.locks import hold
 from foldblend.runs.folder import lock_fold
 from pipeline.job import Chosen
 from pipeline.search import run as search_run
+from pipeline.search.frozen import FrozenTrials
 from pipeline.search.trials import Result
 from pipeline.search.winner import check_place, is_of_other_trial, take_over
 from tests.makers.searches import silent, tuner
@@ -128,3 +131,35 @@ def test_predictions_of_another_trial_are_made_again(tune, tmp_path):
     assert file.read_bytes() != right
     assert tune(trials=4).info == best.info
     assert file.read_bytes() == right
+
+
+def test_the_best_run_is_there_before_the_nested_score(tune, tmp_path, monkeypatch):
+    def killed(*args):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FrozenTrials, "without_fold", killed)
+        with pytest.raises(Killed):
+            tune(trials=3, nested=True)
+    before = fb.load(tmp_path / "outputs" / "s_best").info
+    assert before["status"] == "done"
+    after = tune(trials=3, nested=True).info
+    assert after["search"].pop("nested")["value"] is not None
+    assert after["search"] == before["search"]
+    assert after["finished"] == before["finished"]
+
+
+def test_a_process_that_waits_for_the_end_of_another_sees_all_trials(tune, tmp_path):
+    first = tune(trials=2)
+    assert first.info["search"]["num_trials"] == 2
+    with contextlib.ExitStack() as other:
+        other.enter_context(hold(tmp_path / "outputs" / "s" / ".lock-end"))
+        lines = []
+
+        def say(line):
+            lines.append(line)
+            if "waiting for another process" in line:
+                other.close()
+
+        assert tune(trials=4, say=say).info["search"]["num_trials"] == 4
+    assert any("waiting for another process" in one for one in lines)

