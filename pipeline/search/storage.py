@@ -16,7 +16,14 @@ from foldblend.errors import UserError, in_a_line, require
 from foldblend.files import check_writable, exists, home, is_link
 from foldblend.locks import hold
 
-__all__ = ["open_storage", "readable", "require_optuna", "storage_file", "storage_folder"]
+__all__ = [
+    "StorageFailed",
+    "open_storage",
+    "readable",
+    "require_optuna",
+    "storage_file",
+    "storage_folder",
+]
 
 JOURNAL = "journal.log"
 SQLITE = "sqlite:///"
@@ -25,6 +32,10 @@ DATABASES = (".db", ".sqlite", ".sqlite3")
 MOST_BYTES = 2**30
 # Seconds in which another process has written a row of a database.
 PATIENCE = 60.0
+
+
+class StorageFailed(UserError):
+    """A storage that cannot be read or written, which is no fault of a trial."""
 
 
 def require_optuna() -> None:
@@ -125,7 +136,7 @@ def readable(file: Path) -> Iterator[None]:
             else f"damaged, or no storage of Optuna: {in_a_line(error)}"
         )
         cure = "wait for it" if locked else "restore it, or pass another --study or --storage"
-        raise UserError(f"{file}: cannot be read ({why}); {cure}") from None
+        raise StorageFailed(f"{file}: cannot be read ({why}); {cure}") from None
 
 
 def open_storage(storage: str | None, file: Path) -> Any:

@@ -308,6 +308,12 @@ class Trials:
         left = max(0, num - counts.finished)
         return min(left, counts.running + counts.waiting) if self.is_exhausted else left
 
+    def goes_on(self, claim: Claim, value: float, *, step: int) -> bool:
+        """Record the score of the first `step` folds; return whether to run further ones."""
+        with readable(self.file):
+            claim.trial.report(value, step)
+            return not claim.trial.should_prune()
+
     def finish(self, claim: Claim, value: float) -> None:
         """Record the score of a claimed trial, with the metric's own sign."""
         with self._locked(), readable(self.file):

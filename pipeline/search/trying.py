@@ -14,6 +14,7 @@ from foldblend.progress import Task, duration
 from pipeline.search.frozen import FrozenTrials
 from pipeline.search.held_out import HeldOut
 from pipeline.search.setup import Search
+from pipeline.search.storage import StorageFailed
 from pipeline.search.trials import DEFAULT, Claim, Trials
 from pipeline.search.tuned import TunedTrials
 from pipeline.search.winner import in_words
@@ -71,8 +72,7 @@ class Runner:
             return True
         # The pruner compares what is kept.
         self.held_out.write(claim.name, so_far_NC)
-        claim.trial.report(self.search.scoring.value(so_far_NC), step=num)
-        return not claim.trial.should_prune()
+        return self.trials.goes_on(claim, self.search.scoring.value(so_far_NC), step=num)
 
 
 def run_trials(
@@ -127,9 +127,10 @@ def _run(search: Search, trials: Trials, evaluate: Evaluate, claim: Claim, say: 
         value = None if logits_NC is None else search.scoring.value(logits_NC)
         if value is not None and not np.isfinite(value):
             raise UserError(f"the {search.scoring.metric.title} of its predictions is undefined")
-    except WriteFailed:
+    except (WriteFailed, StorageFailed, OSError):
+        # It is the machine's, so other settings would fail as well.
         raise
-    except (UserError, RuntimeError, MemoryError) as error:
+    except Exception as error:
         if claim.name == DEFAULT:
             raise
         known = device_failure(error) or memory_failure(error, cure="take smaller images")

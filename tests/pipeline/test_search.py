@@ -15,6 +15,7 @@ from pipeline.search.held_out import HeldOut
 from pipeline.search.pruner import PairedPruner
 from pipeline.search.scoring import Scoring
 from pipeline.search.setup import set_up
+from pipeline.search.storage import StorageFailed
 from tests.makers.searches import SMALL, SPACE, silent, study_of, tuner
 
 
@@ -146,6 +147,48 @@ def test_a_trial_that_fails_is_a_line_and_the_search_goes_on(tune, tmp_path, mon
     monkeypatch.setattr(FrozenTrials, "held_out", all_fail)
     with pytest.raises(UserError, match=r"all trials of the study failed \(3\).*never"):
         tune(trials=4, study="none")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("a wrong\nshape"), "ValueError: a wrong shape"),
+        (AssertionError(), "AssertionError"),
+    ],
+)
+def test_any_error_of_a_trial_is_its_own_and_named_by_its_type(
+    error, said, tune, tmp_path, monkeypatch
+):
+    held_out = FrozenTrials.held_out
+    failing = {"0.3"}
+
+    def fails(self, config):
+        if config.train.head_l2 in failing:
+            raise error
+        return held_out(self, config)
+
+    monkeypatch.setattr(FrozenTrials, "held_out", fails)
+    (tmp_path / "space.yaml").write_text("head_l2: ['0.3', '1.5', '2.5']\n")
+    settings = {"trials": 9, "optuna_sampler": "BruteForceSampler"}
+    with pytest.raises(type(error)):
+        tune(**settings)
+    failing = {"1.5"}
+    lines = []
+    best = tune(**settings, say=lines.append)
+    assert best.info["search"]["num_failed"] == 1
+    assert any(f"failed: {said} (--head-l2 1.5)" in line for line in lines)
+
+
+def test_a_storage_that_fails_is_no_fault_of_a_trial(tune, tmp_path, monkeypatch):
+    def fails(self, config):
+        raise StorageFailed("journal.log: cannot be read")
+
+    tune(trials=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(FrozenTrials, "held_out", fails)
+        with pytest.raises(StorageFailed):
+            tune(trials=3)
+    assert tune(trials=3).info["search"]["num_failed"] == 0
 
 
 def test_the_settings_of_the_command_may_lie_outside_of_the_space(tune, tmp_path):

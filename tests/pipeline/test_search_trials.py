@@ -1,6 +1,7 @@
 """Trials of a study whose processes end at any place, without training."""
 
 import contextlib
+import unittest.mock
 
 import optuna
 import pytest
@@ -10,7 +11,7 @@ from optuna.trial import TrialState, create_trial
 from foldblend.errors import UserError
 from pipeline.search.samplers import sampler_maker
 from pipeline.search.space import Choices, Space
-from pipeline.search.storage import open_storage, require_optuna
+from pipeline.search.storage import StorageFailed, open_storage, require_optuna
 from pipeline.search.trials import DEFAULT, Trials
 
 SPACE = Space({"tta": Choices(("none", "hflip")), "epochs": Choices((1, 2))})
@@ -185,3 +186,13 @@ def test_a_proposal_that_is_cut_off_leaves_out_no_settings(sampler, proposed, fi
     trials.study.ask(dict([*SPACE.distributions().items()][:proposed]))
     run(opened(sampler, file), 9)
     assert len(settings_of(trials)) == NUM_SETTINGS
+
+
+def test_the_score_of_some_folds_that_cannot_be_written_is_an_error_of_the_storage(opened):
+    trials = opened()
+    run(trials, 1)
+    claim = trials.claim(2)
+    assert trials.goes_on(claim, 0.5, step=1)
+    claim.trial.report = unittest.mock.Mock(side_effect=KeyError("row"))
+    with pytest.raises(StorageFailed, match=r"journal\.log: cannot be read"):
+        trials.goes_on(claim, 0.5, step=2)
