@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from optuna.pruners import BasePruner
@@ -26,13 +27,31 @@ class PairedPruner(BasePruner):
     paired, so that a hard fold does not stop a trial.
     """
 
-    def __init__(self, scoring: Scoring, held_out: HeldOut, *, errors: float = ERRORS) -> None:
-        """Keep what trials are compared by; a lead of `errors` standard errors is clear."""
+    def __init__(
+        self,
+        scoring: Scoring,
+        held_out: HeldOut,
+        best_name: Callable[[], str | None],
+        *,
+        errors: float = ERRORS,
+    ) -> None:
+        """Keep what trials are compared by.
+
+        Parameters
+        ----------
+        scoring
+            The metric and the rows.
+        held_out
+            The predictions of the trials.
+        best_name
+            Returns the name of the best finished trial, or None.
+        errors
+            How many standard errors a clear lead has.
+        """
         self.scoring = scoring
         self.held_out = held_out
+        self.best_name = best_name
         self.errors = errors
-        self.best_name: Any = lambda: None
-        """Function that returns the name of the best finished trial, or None."""
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Return whether to stop a trial."""

@@ -135,10 +135,13 @@ def _search(search: Search, sampler_of: Any, clock: TrialClock) -> None:
     # Importing the pruner imports Optuna.
     from pipeline.search.pruner import PairedPruner
 
-    pruner = PairedPruner(search.scoring, held_out)
-    trials = study_of(own, folder.name, {}, pruner)
-    pruner.best_name = lambda: None if (best := trials.best()) is None else best.name
-    runner = Runner(search, trials, held_out, engine=_engine(search, trials))
+    def best_name() -> str | None:
+        best = trials.best()
+        return None if best is None else best.name
+
+    trials = study_of(own, folder.name, {}, PairedPruner(search.scoring, held_out, best_name))
+    engine = trials.decided(ENGINE, search.engine, among=(TORCH, *ENGINES))
+    runner = Runner(search, trials, held_out, engine=engine)
     before = trials.counts().finished
     goes_on = f", {before} of them finished before" if before else ""
     say(f"{folder}: {counted(settings.trials, 'trial')}{goes_on}")
@@ -164,15 +167,6 @@ def _search(search: Search, sampler_of: Any, clock: TrialClock) -> None:
             say(f"no nested score yet: {counted(left, 'trial')} left; the same command goes on")
         else:
             _end(search, trials, runner, nested)
-
-
-def _engine(search: Search, trials: Trials) -> str:
-    """Return the engine of inference of the study, decided when it began."""
-    known = trials.study.user_attrs.get(ENGINE)
-    if known in (TORCH, *ENGINES):
-        return str(known)
-    trials.study.set_user_attr(ENGINE, search.engine)
-    return search.engine
 
 
 def _end(search: Search, trials: Trials, runner: Runner, nested: Nested | None) -> None:

@@ -58,11 +58,6 @@ class Search:
     say: Say
 
     @property
-    def frozen(self) -> bool:
-        """Return whether no trial trains its backbone."""
-        return self.base.train.frozen and "finetune" not in self.space.of
-
-    @property
     def engine(self) -> str:
         """The engine of inference of all trials, where --infer-engine is auto."""
         # Another backbone may not run in the engine that is the fastest for this one.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -181,6 +181,15 @@ class Trials:
     def _set_exhausted(self) -> None:
         # Another sampler may have further settings.
         self.study.set_user_attr(EXHAUSTED, self.sampler_name)
+
+    def decided(self, key: str, value: str, among: Collection[str]) -> str:
+        """Return what the study has decided, one of some values; the first process decides."""
+        with self._locked(), readable(self.file):
+            known = self.study.user_attrs.get(key)
+            if known in among:
+                return str(known)
+            self.study.set_user_attr(key, value)
+        return value
 
     def claim(self, num: int) -> Claim | None:
         """Return a trial for this process, or None if `num` trials are finished or running."""

@@ -257,11 +257,11 @@ def test_the_pruner_stops_what_is_clearly_worse_on_the_folds_that_both_have(tmp_
     num = 60
     rows = Rows.of(np.arange(num) % 2, np.arange(num), fold_N=np.arange(num) % 3)
     held_out = HeldOut(tmp_path, num_rows=num, num_classes=2)
-    pruner = PairedPruner(Scoring(METRICS["accuracy"], rows, 2), held_out)
+    best = ["trial_00000"]
+    pruner = PairedPruner(Scoring(METRICS["accuracy"], rows, 2), held_out, lambda: best[0])
     right_NC = 4 * np.eye(2, dtype=np.float32)[rows.label_N]
     wrong_NC = right_NC[:, ::-1].copy()
     held_out.write("trial_00000", right_NC)
-    pruner.best_name = lambda: "trial_00000"
     so_far_NC = np.where((rows.fold_N == 0)[:, None], wrong_NC, np.nan).astype(np.float32)
     assert not pruner.prune(None, Trial())
     held_out.write("trial_00001", so_far_NC)
@@ -271,7 +271,7 @@ def test_the_pruner_stops_what_is_clearly_worse_on_the_folds_that_both_have(tmp_
     near_NC[0] = wrong_NC[0]
     held_out.write("trial_00001", near_NC)
     assert not pruner.prune(None, Trial())
-    pruner.best_name = lambda: None
+    best[0] = None
     assert not pruner.prune(None, Trial())
 
 

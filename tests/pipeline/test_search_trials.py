@@ -9,6 +9,7 @@ from optuna.study import Study
 from optuna.trial import TrialState, create_trial
 
 from foldblend.errors import UserError
+from foldblend.locks import is_held
 from pipeline.search.samplers import sampler_maker
 from pipeline.search.space import Choices, Space
 from pipeline.search.storage import StorageFailed, open_storage, require_optuna
@@ -196,3 +197,20 @@ def test_the_score_of_some_folds_that_cannot_be_written_is_an_error_of_the_stora
     claim.trial.report = unittest.mock.Mock(side_effect=KeyError("row"))
     with pytest.raises(StorageFailed, match=r"journal\.log: cannot be read"):
         trials.goes_on(claim, 0.5, step=2)
+
+
+def test_the_first_process_decides_for_all(opened, monkeypatch):
+    trials = opened()
+    write = Study.set_user_attr
+    held = []
+
+    def watched(self, key, value):
+        held.append(is_held(trials.folder / ".lock"))
+        write(self, key, value)
+
+    monkeypatch.setattr(Study, "set_user_attr", watched)
+    names = ("a", "b")
+    assert trials.decided("engine", "a", among=names) == "a"
+    assert opened().decided("engine", "b", among=names) == "a"
+    assert held == [True]
+    assert opened().decided("engine", "c", among=("c",)) == "c"
