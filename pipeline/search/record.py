@@ -7,10 +7,13 @@ from typing import Any, Literal
 
 from foldblend.errors import UserError, require, shown
 
-__all__ = ["DEFAULT", "open_study"]
+__all__ = ["AUTO_DECIDED", "DEFAULT", "open_study"]
 
 DEFAULT = "default"
 """Name of the cross-validation with the settings of the command."""
+AUTO_DECIDED = "decided by auto"
+"""Part of the record with the settings that auto decided, which are fixed settings as well."""
+FIXED = "fixed settings"
 # The record is one attribute of the study, so that a kill leaves all of it or nothing.
 RECORD = "record"
 
@@ -53,10 +56,10 @@ def open_study(
     attrs = study.user_attrs
     before = _recorded(attrs, record)
     has_begun = DEFAULT in attrs or bool(study.get_trials(deepcopy=False))
-    if not has_begun and not before.keys() >= record.keys():
+    if not has_begun and RECORD not in attrs:
         study.set_user_attr(RECORD, dict(record))
         before = record
-    _check(before, record, what)
+    _check(*_without_auto(before, record), what)
     require(
         study.direction.name.lower() == direction,
         f"{what} is of another metric; pass another --study",
@@ -70,6 +73,24 @@ def _recorded(attrs: Mapping[str, Any], record: Mapping[str, Any]) -> Mapping[st
     if isinstance(found, dict):
         return found
     return {key: attrs[key] for key in record if key in attrs}
+
+
+def _without_auto(
+    before: Mapping[str, Any], record: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return both records without the settings that auto decided in both.
+
+    Studies of earlier versions did not record what auto decided, so all their settings count.
+    """
+    both = before.get(AUTO_DECIDED, {}).keys() & record.get(AUTO_DECIDED, {}).keys()
+
+    def compared(one: Mapping[str, Any]) -> dict[str, Any]:
+        parts = {key: value for key, value in one.items() if key != AUTO_DECIDED}
+        if both:
+            parts[FIXED] = {k: v for k, v in parts[FIXED].items() if k not in both}
+        return parts
+
+    return compared(before), compared(record)
 
 
 def _check(before: Mapping[str, Any], record: Mapping[str, Any], what: str) -> None:

@@ -140,6 +140,7 @@ def _search(search: Search, sampler_of: Any, clock: TrialClock) -> None:
         return None if best is None else best.name
 
     trials = study_of(own, folder.name, {}, PairedPruner(search.scoring, held_out, best_name))
+    search = search.going_on(trials.record)
     engine = trials.decided(ENGINE, search.engine, among=(TORCH, *ENGINES))
     runner = Runner(search, trials, held_out, engine=engine)
     before = trials.counts().finished

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from pipeline.job import Prepared
 from pipeline.models.backbones import check_backbone
 from pipeline.prepare import prepare
 from pipeline.search.config import SearchConfig
+from pipeline.search.record import AUTO_DECIDED
 from pipeline.search.scoring import Scoring
 from pipeline.search.space import Space, read_space
 from pipeline.search.winner import check_place
@@ -38,6 +39,16 @@ OF_BITS = (
     "infer_engine",
     *(one.name for one in dataclasses.fields(MachineConfig)),
 )
+# Settings that the rates of auto depend on.
+OF_RATES = {
+    "backbone",
+    "pretrained",
+    "weights",
+    "finetune",
+    "opt",
+    "batch_size",
+    "grad_accum_steps",
+}
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,8 @@ class Search:
     """Folder of the run with the best settings."""
     scoring: Scoring
     say: Say
+    rates: Mapping[str, Any] = field(default_factory=dict)
+    """What auto decided when the study began, where its table has changed since."""
 
     @property
     def engine(self) -> str:
@@ -75,16 +88,32 @@ class Search:
             "metric": self.scoring.metric.title,
             "fixed settings": fixed,
             "space": self.space.record(),
+            # These may be decided by another table later (see `going_on`).
+            AUTO_DECIDED: {
+                name: flatten(self.run.config)[name]
+                for name in self.run.rates.get("auto", [])
+                if name not in self.space.of
+            },
         }
         # As it is read back.
         found: dict[str, Any] = json.loads(json.dumps(record))
         return found
+
+    def going_on(self, record: Mapping[str, Any]) -> Search:
+        """Return the search with what auto decided when its study began, by the study's record."""
+        before = record.get(AUTO_DECIDED, {})
+        now = self.record()[AUTO_DECIDED]
+        # Where such settings vary, each trial has rates of its own.
+        varies = self.space.of.keys() & OF_RATES
+        changed = {name: before[name] for name in now if before.get(name, now[name]) != now[name]}
+        return dataclasses.replace(self, rates={} if varies else changed)
 
     def config(self, own: Mapping[str, Any], *, engine: str) -> RunConfig:
         """Return the settings of a trial."""
         given = self.base.infer.infer_engine
         return replace(
             self.base,
+            **self.rates,
             **own,
             infer_engine=engine if given == "auto" else given,
             output=str(self.folder / "trials"),

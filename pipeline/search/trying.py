@@ -49,7 +49,9 @@ class Runner:
         self.held_out = held_out
         self.engine = engine
         self.frozen = FrozenTrials(search.folder)
-        self.tuned = TunedTrials(search.folder / "trials", search.run, search.say)
+        self.tuned = TunedTrials(
+            search.folder / "trials", search.run, search.say, kept=search.rates
+        )
 
     def __call__(self, claim: Claim) -> np.ndarray | None:
         """Return the held-out logits of a trial, or None if it was stopped early."""

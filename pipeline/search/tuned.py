@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,10 @@ from foldblend.runs.folder import rows_like
 from foldblend.runs.run import Run
 from foldblend.runs.schema import read_done
 from foldblend.runs.tables import TableReader
+from pipeline.config.identity import identity_settings
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import flatten, replace
+from pipeline.config.train import AUTO
 from pipeline.cv import cross_validate
 from pipeline.job import Prepared
 
@@ -29,7 +31,9 @@ class TunedTrials:
     A folder is named by the settings, so that settings that are tried again find their folds.
     """
 
-    def __init__(self, folder: Path, like: Prepared, say: Say) -> None:
+    def __init__(
+        self, folder: Path, like: Prepared, say: Say, *, kept: Collection[str] = ()
+    ) -> None:
         """Make no trial yet.
 
         Parameters
@@ -40,19 +44,22 @@ class TunedTrials:
             A run with the data and folds of all trials.
         say
             Gets the line of each fold.
+        kept
+            Settings with what auto decided when the study began.
         """
+        self.kept = kept
         self.folder = folder
         self.like = like
         self.say = say
 
     def place(self, config: RunConfig) -> Path:
-        """Return the run folder of settings."""
-        own = {
-            name: value
-            for name, value in flatten(config).items()
-            if name not in ("output", "name", "config", "resume", "page", "report", "wandb")
-        }
-        text = json.dumps(own, sort_keys=True, default=str)
+        """Return the run folder of settings.
+
+        Flags that do not decide the logits and flags that later versions add leave its name as it
+        is, and so does a changed table of auto.
+        """
+        own = identity_settings(flatten(config) | dict.fromkeys(self.kept, AUTO))
+        text = json.dumps(own, sort_keys=True)
         digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
         return self.folder / f"settings_{digest}"
 
