@@ -39,7 +39,12 @@ class Portfolio:
     """Configurations of a seed; `draw` returns their predictions for a sample of people."""
 
     def __init__(
-        self, seed: int, *, groups: tuple[int, int] = (80, 2700), search: bool = False
+        self,
+        seed: int,
+        *,
+        groups: tuple[int, int] = (80, 2700),
+        search: bool = False,
+        num_configurations: int | None = None,
     ) -> None:
         """Draw learning curves, costs and the difficulty of the data.
 
@@ -52,11 +57,14 @@ class Portfolio:
         search
             Draw 20 to 60 similar configurations, such as those of a search on frozen features,
             instead of 4 to 12 that differ.
+        num_configurations
+            Their number, if it is not drawn.
         """
         rng = np.random.default_rng(seed)
         self.seed = seed
         self.num_groups = int(np.exp(rng.uniform(*np.log(groups))))
         num = int(rng.integers(20, 61) if search else rng.integers(4, 13))
+        num = num_configurations or num
         self.num_configurations = num
         clear_A = np.array([rng.uniform(3, 6), rng.uniform(2.5, 5), rng.uniform(1.5, 4)])
         self.clear_X = clear_A[ATTRIBUTES_X]
