@@ -29,7 +29,7 @@ class Optimism(NamedTuple):
 
     @property
     def is_known(self) -> bool:
-        """Whether it could be estimated."""
+        """Return whether it could be estimated."""
         return bool(np.isfinite(self.error))
 
     def as_dict(self) -> dict[str, float | None]:

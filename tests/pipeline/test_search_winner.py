@@ -1,4 +1,4 @@
-"""What the run of a search says of its choice."""
+"""The record, section and note of the choice of a search."""
 
 import numpy as np
 import pytest
