@@ -21,7 +21,7 @@ def chosen(num_groups):
         Scoring(METRICS["accuracy"], rows, 2),
         results,
         logits_of,
-        Counts(complete=2, pruned=0, failed=0, running=0, errors=()),
+        Counts(complete=2, pruned=0, failed=0, running=0, waiting=0, errors=()),
         best=results[0],
         study="s",
         sampler="TPESampler",
