@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,13 +81,29 @@ class Rates:
     """The settings that are decided now, by name."""
     record: RatesInfo
     """What run.json keeps; empty where auto decides nothing."""
-    line: str = ""
-    """What the log says of it."""
+    told: Mapping[str, Any] = field(default_factory=dict)
+    """The numbers that the log names, by the name of the setting."""
+    idle: str = ""
+    """A line of the log on a setting that has no effect."""
 
     def without_depth(self) -> Rates:
         """Return the same for a backbone that has no stochastic depth."""
-        line = re.sub(r", drop path [\d.]+", "", self.line)
-        return dataclasses.replace(self, settings=self.settings | {"drop_path": None}, line=line)
+        none = {"drop_path": None}
+        return dataclasses.replace(self, settings=self.settings | none, told={**self.told, **none})
+
+    @property
+    def line(self) -> str:
+        """The line of the log on what was decided; empty for nothing."""
+        names = {"lr": "learning rate", "layer_decay": "layer decay", "drop_path": "drop path"}
+        parts = [
+            f"{names[name]} {self.told[name]:g}"
+            for name in NAMES
+            if self.told.get(name) is not None
+        ]
+        if "fallback" in self.record:
+            rate = self.record["fallback"]
+            parts.insert(0, f"learning rate: by a test in each fold, {rate:g} where it finds none")
+        return f"{', '.join(parts)} (auto: {self.record['why']})" if parts else self.idle
 
 
 def _own_rate(optimizer: str) -> float:
@@ -105,18 +120,6 @@ def _own_rate(optimizer: str) -> float:
 def _weights(pretrained: bool | None) -> str:
     names = {True: "pretrained weights", False: "random weights", None: "weights of its own"}
     return names[pretrained]
-
-
-def _line(given: Mapping[str, Any], decided: Mapping[str, Any], rate: float, why: str) -> str:
-    """Return the sentence of the log on what was decided."""
-    parts = []
-    if "lr" in decided:
-        parts.append(f"learning rate {rate:g}")
-    if given["lr"] == FIND:
-        parts.append(f"learning rate: by a test in each fold, {rate:g} where it finds none")
-    words = {"layer_decay": "layer decay", "drop_path": "drop path"}
-    parts += [f"{words[name]} {decided[name]:g}" for name in words if decided.get(name) is not None]
-    return f"{', '.join(parts)} (auto: {why})" if parts else ""
 
 
 def with_rate(config: ResolvedConfig, rates: RatesInfo) -> ResolvedConfig:
@@ -151,7 +154,7 @@ def decide_rates(
     if train.frozen:
         unused = {name: value for name, value in UNUSED.items() if given[name] in (AUTO, FIND)}
         idle = "--lr find has no effect here: it needs a --finetune other than head"
-        return Rates(unused, RatesInfo(), idle if given["lr"] == FIND else "")
+        return Rates(unused, RatesInfo(), idle=idle if given["lr"] == FIND else "")
     family = family_of(model)
     images = (train.batch_size or 1) * train.grad_accum_steps
     own = _own_rate(train.opt)
@@ -180,5 +183,4 @@ def decide_rates(
     record = RatesInfo(auto=auto, why=why) if auto or given["lr"] == FIND else RatesInfo()
     if given["lr"] == FIND:
         record["fallback"] = rate
-    line = _line(given, kept | settings, given["lr"] if "lr" in kept else rate, why)
-    return Rates(settings, record, line)
+    return Rates(settings, record, told=kept | settings)

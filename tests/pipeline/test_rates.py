@@ -16,7 +16,7 @@ from pipeline.config.settings import flatten, make_config, read_config_file, rep
 from pipeline.cv import cross_validate
 from pipeline.models.family import family_of, layers_of
 from pipeline.models.timm_import import timm
-from pipeline.rates_of_run import Before, decide_rates, keep_rates
+from pipeline.rates_of_run import Before, Rates, decide_rates, keep_rates
 from pipeline.training.rates import (
     BATCH_NORM,
     KINDS,
@@ -300,3 +300,12 @@ def test_the_settings_file_of_a_run_repeats_it(tiny_layout, tmp_path):
     assert flatten(config)["lr"] == run.settings["lr"]
     assert isinstance(run.settings["lr"], float)
     assert identity_hash(replace(config, name="b")) == run.info["run_key"]["configuration"]
+
+
+def test_a_line_names_no_stochastic_depth_where_there_is_none():
+    record = {"auto": ["lr", "drop_path"], "why": "transformer, drop path 0.2"}
+    rates = Rates({"drop_path": 0.1}, record, {"lr": 1e-3, "drop_path": 0.1})
+    why = "(auto: transformer, drop path 0.2)"
+    assert rates.line == f"learning rate 0.001, drop path 0.1 {why}"
+    assert rates.without_depth().line == f"learning rate 0.001 {why}"
+    assert rates.without_depth().settings == {"drop_path": None}
