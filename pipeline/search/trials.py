@@ -17,24 +17,25 @@ from filelock import Timeout
 
 from foldblend.errors import UserError, in_a_line, shown
 from foldblend.locks import hold, is_held
+from pipeline.search.cut_off import (
+    MOST_TRIES,
+    is_proposed,
+    name_of,
+    number_again,
+    place_of_next,
+    run_again,
+)
 from pipeline.search.record import DEFAULT, open_study
 from pipeline.search.space import Space, Value
 from pipeline.search.storage import readable
 
 __all__ = ["DEFAULT", "Claim", "Counts", "Result", "Trials", "name_of"]
 
-MOST_TRIES = 20
-"""Most times that the settings of a trial are run, if its process ends each time."""
 PATIENCE = 0.1  # seconds in which another process that only looks at a lock has looked
 
 # Keys of what the trials and the study record for themselves.
 ERROR = "error"
-AGAIN = "again"
-TRIES = "tries"
 EXHAUSTED = "sampler without further settings"
-
-# Samplers that propose all settings once. They never propose those of half a proposal again.
-ENUMERATING = ("GridSampler", "BruteForceSampler")
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,9 @@ class Trials:
     def _lock_of(self, name: str) -> Path:
         return self.folder / f".lock-{name}"
 
+    def _is_running(self, number: int) -> bool:
+        return is_held(self._lock_of(name_of(number)))
+
     def _all(self) -> Sequence[Any]:
         found: Sequence[Any] = self.study.get_trials(deepcopy=False)
         return found
@@ -174,7 +178,7 @@ class Trials:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether the sampler has proposed all settings that it can."""
+        """True if the sampler has proposed all settings that it can."""
         with readable(self.file):
             return bool(self.study.user_attrs.get(EXHAUSTED) == self.sampler_name)
 
@@ -199,12 +203,12 @@ class Trials:
                 with contextlib.suppress(Timeout):
                     lock.enter_context(hold(self._lock_of(DEFAULT), patience=PATIENCE))
                     return Claim(DEFAULT, {}, None, lock)
-            self._run_cut_ones_again()
+            run_again(self.study, self.storage, self.space.of, self._is_running)
             counts = self._counts()
             is_over = self.is_exhausted and not counts.waiting
             if is_over or counts.finished + counts.running >= num:
                 return None
-            self.study.sampler = self.sampler_of(self._place_of_next())
+            self.study.sampler = self.sampler_of(place_of_next(self._all(), self.space.of))
             trial = self._ask()
             name = name_of(trial.number)
             lock.enter_context(hold(self._lock_of(name), patience=PATIENCE))
@@ -223,73 +227,15 @@ class Trials:
         # Where another process took the trial for cut off, its settings are run again.
         self.study.tell(trial, value, state, skip_if_finished=True)
 
-    def _run_cut_ones_again(self) -> None:
-        """Enqueue the settings of trials whose process has ended, which fail themselves."""
-        from optuna.trial import TrialState, create_trial
-
-        trials = self._all()
-        enqueued = {_number(one, AGAIN) for one in trials}
-        for one in trials:
-            name = name_of(one.number)
-            if one.state != TrialState.RUNNING or is_held(self._lock_of(name)):
-                continue
-            is_proposed = self._is_proposed(one)
-            if not is_proposed and self.sampler_name in ENUMERATING:
-                self._propose_the_rest(one.number)
-                continue
-            tries = _number(one, TRIES) or 1
-            if is_proposed and one.number not in enqueued and tries < MOST_TRIES:
-                self.study.add_trial(
-                    create_trial(
-                        state=TrialState.WAITING,
-                        # Samplers note there which settings they have proposed.
-                        system_attrs={**one.system_attrs, "fixed_params": _params(one)},
-                        user_attrs={AGAIN: one.number, TRIES: tries + 1},
-                    )
-                )
-            self.study.tell(one.number, state=TrialState.FAIL)
-
-    def _propose_the_rest(self, number: int) -> None:
-        """Have the next trial be one whose proposal was cut off, with what was proposed."""
-        from optuna.trial import TrialState
-
-        study_id = self.storage.get_study_id_from_name(self.study.study_name)
-        trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
-        self.storage.set_trial_state_values(trial_id, TrialState.WAITING)
-
-    def _place_of_next(self) -> int:
-        """Return the number of proposals before the next one.
-
-        Settings that are run again have the place of their first try.
-        """
-        from optuna.trial import TrialState
-
-        trials = self._all()
-        waiting = [one for one in trials if one.state == TrialState.WAITING]
-        place = len(trials)
-        if waiting:
-            first = waiting[0]
-            # A try may be of a trial that was run again itself.
-            while (before := _number(first, AGAIN)) is not None and before < first.number:
-                first = trials[before]
-            place = first.number
-        return sum(_number(one, AGAIN) is None and self._is_proposed(one) for one in trials[:place])
-
-    def _is_proposed(self, trial: Any) -> bool:
-        """Return whether a trial has all settings.
-
-        A process that is killed while it proposes settings leaves a trial with some of them. It
-        does not count, and the next trial gets the same proposal.
-        """
-        return _params(trial).keys() >= self.space.of.keys()
-
     def _counts(self) -> Counts:
         from optuna.trial import TrialState
 
         trials = self._all()
-        again = {_number(one, AGAIN) for one in trials}
+        again = {number_again(one) for one in trials}
         # A trial that was cut off counts where its settings are run again.
-        counted = [one for one in trials if one.number not in again and self._is_proposed(one)]
+        counted = [
+            one for one in trials if one.number not in again and is_proposed(one, self.space.of)
+        ]
         states = [one.state for one in counted]
         outside = self.default() is not None and not any(
             DEFAULT in one.user_attrs for one in trials
@@ -308,7 +254,7 @@ class Trials:
     def counts(self) -> Counts:
         """Return how many trials there are."""
         with self._locked(), readable(self.file):
-            self._run_cut_ones_again()
+            run_again(self.study, self.storage, self.space.of, self._is_running)
             return self._counts()
 
     def num_left(self, num: int) -> int:
@@ -384,22 +330,6 @@ class Trials:
     def best(self) -> Result | None:
         """Return the trial with the best score, the first of equal ones."""
         return max(self.results(), key=lambda one: self.sign * one.value, default=None)
-
-
-def name_of(number: int) -> str:
-    return f"trial_{number:05d}"
-
-
-def _number(trial: Any, key: str) -> int | None:
-    """Return a whole number that a trial records for us, or None."""
-    value = trial.user_attrs.get(key)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-def _params(trial: Any) -> dict[str, Any]:
-    """Return the settings of a trial so far, those that it is to have included."""
-    fixed = trial.system_attrs.get("fixed_params")
-    return {**(fixed if isinstance(fixed, dict) else {}), **trial.params}
 
 
 def _is_number(value: Any) -> bool:
