@@ -1,5 +1,7 @@
 """Searches of settings: trials equal runs, go on after a kill, and say what choosing cost."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -227,6 +229,24 @@ def test_the_nested_score_is_of_settings_that_never_saw_the_fold(tune, tmp_path,
     again = tune(trials=3, nested=True)
     assert len(seen) == 9
     assert again.info == best.info
+
+
+def test_logits_of_an_inner_search_depend_on_no_label_of_the_outer_fold(tiny_layout, tmp_path):
+    config = set_up_of(tmp_path, tiny_layout, head_l2="auto", feature_views=1).base
+    trials = FrozenTrials(tmp_path)
+    inner_NC = trials.without_fold(config, 0)
+    of_outer_NC = trials.of_fold(config, 0)
+    other_inner_NC = trials.without_fold(config, 1)
+    (key, inputs), *_ = trials.kept.items()
+    rows = inputs.rows
+    is_outer_N = inputs.job.run.fold_RN[0][rows.place_N] == 0
+    label_N = np.where(is_outer_N, rows.label_N.max() - rows.label_N, rows.label_N)
+    changed = dataclasses.replace(rows, label_N=label_N)
+    trials.kept[key] = dataclasses.replace(inputs, rows=changed)
+    np.testing.assert_array_equal(trials.without_fold(config, 0), inner_NC)
+    np.testing.assert_array_equal(trials.of_fold(config, 0), of_outer_NC)
+    # They are used elsewhere.
+    assert not np.array_equal(trials.without_fold(config, 1), other_inner_NC, equal_nan=True)
 
 
 def test_a_grid_with_fewer_settings_than_trials_has_a_nested_score(tune, tmp_path):
