@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
+import sqlite3
 import stat
 import warnings
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from foldblend.errors import UserError, in_a_line, require
+from foldblend.failures import failed_write
 from foldblend.files import check_writable, exists, home, is_link
 from foldblend.locks import hold
 
@@ -32,6 +35,14 @@ DATABASES = (".db", ".sqlite", ".sqlite3")
 MOST_BYTES = 2**30
 # Seconds in which another process has written a row of a database.
 PATIENCE = 60.0
+# The start of each line of a journal.
+RECORD = b'{"op_code":'
+# The start of a database.
+DATABASE = b"SQLite format 3\0"
+# The tables of Optuna's databases that are made first, before those that refer to them.
+FIRST_TABLE = "studies"
+SECOND_TABLE = "version_info"
+ANOTHER = "pass another --storage or --study"
 
 
 class StorageFailed(UserError):
@@ -129,7 +140,11 @@ def readable(file: Path) -> Iterator[None]:
     except (UserError, OSError, MemoryError):
         raise
     except Exception as error:
-        locked = "locked" in str(error).lower()
+        text = _all_of(error)
+        if "disk is full" in text:
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise failed_write(file, full) or full from None
+        locked = "locked" in text
         why = (
             "another program has locked it"
             if locked
@@ -139,13 +154,19 @@ def readable(file: Path) -> Iterator[None]:
         raise StorageFailed(f"{file}: cannot be read ({why}); {cure}") from None
 
 
+def _all_of(error: BaseException | None) -> str:
+    """Return the texts of an error and of its causes, of which Optuna's names the least."""
+    return "" if error is None else f"{error}\n{_all_of(error.__cause__)}".lower()
+
+
 def open_storage(storage: str | None, file: Path) -> Any:
     """Return the storage of Optuna in a file, which is created if it is absent.
 
     Raises
     ------
     UserError
-        If the file is damaged, is something else, or cannot be written.
+        If the file is damaged, is something else, or cannot be written. A file that is something
+        else stays as it is.
     """
     check_writable(file.absolute().parent, flag="--storage" if storage else "--output")
     require(not is_link(file), f"{file}: is a link; remove it, or pass another --storage")
@@ -164,8 +185,43 @@ def open_storage(storage: str | None, file: Path) -> Any:
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
+        _check_journal(file)
         lock: Any = _JournalLock(file)
         return JournalStorage(JournalFileBackend(str(file), lock_obj=lock))
+
+
+def _start(file: Path, num: int) -> bytes:
+    """Return the first bytes of a file, none if it is absent."""
+    if not file.exists():
+        return b""
+    with file.open("rb") as opened:
+        return opened.read(num)
+
+
+def _check_journal(file: Path) -> None:
+    """Raise UserError for a file that is no journal: its last line would be taken for a cut one.
+
+    A process that was killed may have left a part of the first line.
+    """
+    is_one = RECORD.startswith(_start(file, len(RECORD)))
+    require(is_one, f"{file}: is no journal of Optuna; {ANOTHER}")
+
+
+def _check_database(file: Path) -> None:
+    """Raise UserError for a database of something else, to which Optuna would add its tables."""
+    start = _start(file, len(DATABASE))
+    if not start:
+        return
+    require(start == DATABASE, f"{file}: is no database of SQLite; {ANOTHER}")
+    # Reading alone could not undo the unfinished write of a process that was killed.
+    path = f"{file.absolute().as_uri()}?mode=rw"
+    with contextlib.closing(sqlite3.connect(path, uri=True, timeout=PATIENCE)) as opened:
+        found = opened.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    tables = {name for (name,) in found}
+    require(
+        SECOND_TABLE in tables or tables <= {FIRST_TABLE},
+        f"{file}: is a database of something else than Optuna; {ANOTHER}",
+    )
 
 
 def _database(file: Path) -> Any:
@@ -173,4 +229,5 @@ def _database(file: Path) -> Any:
 
     # Two processes cannot create the tables at once.
     with hold(file.with_name(f".{file.name}.lock"), wait=lambda: None):
+        _check_database(file)
         return RDBStorage(f"{SQLITE}{file}", engine_kwargs={"connect_args": {"timeout": PATIENCE}})
