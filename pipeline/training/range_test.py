@@ -2,10 +2,11 @@
 
     L. N. Smith, Cyclical learning rates for training neural networks, WACV 2017
 
-The rate rises exponentially, a step at a time. The test ends where the loss has become `DIVERGED`
-times its lowest value, is not finite, or all steps are taken. A third of the rate at the lowest
-loss is taken, since the loss is about to rise there. fastai's rule "minimum" takes a tenth, which
-was too low where it could be compared with measured rates (docs/training.md).
+The rate rises exponentially, a step at a time. The test ends where the mean of the last `WINDOW`
+losses is `DIVERGED` times the lowest such mean, a loss is not finite, or all steps are taken. A
+third of the rate at the lowest loss is taken, since the loss is about to rise there. fastai's rule
+"minimum" takes a tenth, which was too low where it could be compared with measured rates
+(docs/training.md).
 """
 
 from __future__ import annotations
@@ -28,12 +29,15 @@ __all__ = ["Curve", "choose_rate", "num_steps", "range_test", "rates_around"]
 SPAN = 100.0
 MOST_STEPS = 100
 LEAST_STEPS = 20
-# As in fastai.
+# As in fastai, which also compares smoothed losses: those of single small batches are noise.
 DIVERGED = 4.0
+WINDOW = 10
 # Share of the steps over which the loss is smoothed (standard deviation of a Gaussian).
 SMOOTHED = 0.03
 # The loss has to fall by this share of its value at the start.
 LEAST_FALL = 0.02
+# And by this many standard errors of the difference of two smoothed losses.
+NOISE = 3.0
 SAFETY = 3.0
 # The rate that is taken is within this factor of that of --lr auto.
 BOUND = 10.0
@@ -91,7 +95,13 @@ class _Ended(Exception):
 
 
 def _has_diverged(losses: Sequence[float]) -> bool:
-    return not np.isfinite(losses[-1]) or losses[-1] > DIVERGED * min(losses)
+    """Return whether a test ends, given the losses of its steps so far."""
+    if not np.isfinite(losses[-1]):
+        return True
+    if len(losses) < WINDOW:
+        return False
+    mean_X = np.convolve(losses, np.full(WINDOW, 1 / WINDOW), mode="valid")
+    return bool(mean_X[-1] > DIVERGED * mean_X.min())
 
 
 def range_test(fit: Fit, loader: Any, lr_L: np.ndarray) -> Curve:
@@ -127,6 +137,16 @@ def range_test(fit: Fit, loader: Any, lr_L: np.ndarray) -> Curve:
     return Curve(lr_L[: len(losses)], np.array(losses))
 
 
+def _standard_error(loss_L: np.ndarray, width: float) -> float:
+    """Return that of the difference of two losses, each smoothed by a Gaussian of this width.
+
+    The noise is estimated from successive losses, by their median so that a rise at the end does
+    not count.
+    """
+    deviation = np.median(np.abs(np.diff(loss_L))) / (np.sqrt(2) * 0.6745)
+    return float(deviation / np.sqrt(np.sqrt(np.pi) * width))
+
+
 def choose_rate(curve: Curve, *, around: float) -> tuple[float | None, str]:
     """Return the learning rate that a test finds, or None, and the reason in words.
 
@@ -148,10 +168,13 @@ def choose_rate(curve: Curve, *, around: float) -> tuple[float | None, str]:
     loss_L = curve.loss_L[finite]
     if len(loss_L) < LEAST_STEPS // 2:
         return None, f"the loss diverged after {len(loss_L)} steps"
-    smooth_L = gaussian_filter1d(loss_L, max(1.0, SMOOTHED * len(loss_L)), mode="nearest")
+    width = max(1.0, SMOOTHED * len(loss_L))
+    smooth_L = gaussian_filter1d(loss_L, width, mode="nearest")
     least = int(smooth_L.argmin())
     if smooth_L[least] > (1 - LEAST_FALL) * smooth_L[0]:
         return None, "the loss never fell"
+    if smooth_L[0] - smooth_L[least] < NOISE * _standard_error(loss_L, width):
+        return None, "the loss never fell by more than its noise"
     rate = curve.lr_L[finite][least] / SAFETY
     bounded = float(np.clip(rate, around / BOUND, around * BOUND))
     what = "a third of the rate with the lowest loss"

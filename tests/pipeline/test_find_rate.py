@@ -15,7 +15,14 @@ from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
 from pipeline.training import fold_rate
 from pipeline.training.fit import Fit
-from pipeline.training.range_test import Curve, choose_rate, num_steps, range_test, rates_around
+from pipeline.training.range_test import (
+    Curve,
+    _has_diverged,
+    choose_rate,
+    num_steps,
+    range_test,
+    rates_around,
+)
 from tests.makers.constants import RATES
 from tests.pipeline.test_resume import config_of, run_until, same
 
@@ -115,6 +122,22 @@ def test_a_test_ends_where_the_loss_diverges(opt):
     )
     assert len(curve.loss_L) < 100
     assert curve.loss_L[-1] > 4 * curve.loss_L.min() or not np.isfinite(curve.loss_L[-1])
+
+
+def test_a_test_does_not_end_where_small_batches_are_noisy():
+    # Of three batches of four images, with random weights.
+    losses = [1.09, 3.45, 5.52, 1.2, 3.3, 1.1, 1.5, 3.5, 3.1, 3.0, 4.0, 1.5, 2.9, 0.6, 2.7, 5.1]
+    assert not any(_has_diverged(losses[: end + 1]) for end in range(len(losses)))
+    assert _has_diverged([*losses, 100.0])
+    assert _has_diverged([*losses[:2], np.nan])
+
+
+def test_noise_is_no_fall():
+    losses = np.random.default_rng(0).normal(3, 1.3, size=60)
+    assert choose_rate(curve_of(losses), around=1e-3) == (
+        None,
+        "the loss never fell by more than its noise",
+    )
 
 
 def found_by(run, fold=0):
