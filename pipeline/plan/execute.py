@@ -73,15 +73,20 @@ def _frozen_runs(work: Work) -> None:
 def _tuned_runs(work: Work) -> None:
     """Race the fine-tuned runs: as many at a time as fit into the time with all folds."""
     while batch := _next_batch(work):
-        num_stopped = len(work.choices.stopped)
+        before = _progress(work, batch)
         _race(work, batch)
         for run in batch:
             # Another process may train a fold of it; it is not waited for.
             if not work.is_out(run):
                 work.failed[run.name] = "it was not finished"
-        if len(work.choices.stopped) > num_stopped:
-            # There is time again.
+        if _progress(work, batch) != before:
+            # What was left may fit now: others were stopped, or turned out to be slow.
             work.failed = {name: why for name, why in work.failed.items() if why != NO_TIME}
+
+
+def _progress(work: Work, runs: Sequence[PlannedRun]) -> tuple[int, int]:
+    """Return the numbers of finished folds of some runs, and of runs that were stopped."""
+    return sum(len(work.progress(run).folds) for run in runs), len(work.choices.stopped)
 
 
 def _next_batch(work: Work) -> list[PlannedRun]:

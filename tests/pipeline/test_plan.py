@@ -19,6 +19,7 @@ from pipeline.plan import execute as execution
 from pipeline.plan import work as working
 from pipeline.plan.blended import blended_plan, heal
 from pipeline.plan.choices import Choices, sweep
+from pipeline.plan.done import progress_of
 from pipeline.plan.execute import execute
 from pipeline.plan.existing import check_existing
 from pipeline.plan.fold_rows import fold_rows
@@ -156,6 +157,20 @@ def test_a_run_that_cannot_fit_is_not_begun(tiny_layout, tmp_path):
     make(plan, limit=600)
     assert blended_runs(plan) == {"frozen"}
     assert not (plan.runs_folder / "tuned").exists()
+
+
+def test_a_run_is_finished_in_the_time_of_one_that_is_too_slow(tiny_layout, tmp_path, monkeypatch):
+    plan = small_plan(tiny_layout, tmp_path, stop_losers=False)
+    # The other one is better after its first fold, and so the first to go on.
+    seconds = {"frozen": (5, 5), "tuned": (400, 2000), "other": (400, 500)}
+
+    def expected(work, run):
+        return seconds[run.name][bool(work.progress(run).folds)]
+
+    monkeypatch.setattr("pipeline.plan.work.Work.expected", expected)
+    make(plan, limit=1000.0)
+    assert progress_of(plan.runs_folder / "other").state == "done"
+    assert len(progress_of(plan.runs_folder / "tuned").folds) == 1
 
 
 def test_a_clear_loser_stops_and_is_not_blended(tiny_layout, tmp_path, monkeypatch):
