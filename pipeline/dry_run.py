@@ -44,9 +44,12 @@ def say_plan(run: Prepared, folder: Path, only: Sequence[int], *, resume: bool, 
         say("--finetune head: the backbone is not trained, so no fold needs the GPU for long")
         return
     steps = steps_of(run)
+    images = min(
+        train.batch_size * train.grad_accum_steps, manifest.num_training_rows(run.num_folds)
+    )
     say(
         f"training: {counted(train.epochs, 'epoch')} of {counted(steps, 'step')} with"
-        f" {train.batch_size * train.grad_accum_steps:,} images per fold,"
+        f" {images:,} images per fold,"
         f" {counted(len(todo) * train.epochs * steps, 'step')} in all"
     )
     memory = count_memory(run, say)

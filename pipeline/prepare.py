@@ -175,7 +175,10 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
         config, manifest, f"{preprocess.width}x{preprocess.height}", folder.name
     )
     fold_RN = plan_folds(undecided.split, manifest, say)
-    trial = build_trial(undecided, manifest, record, preprocess, before=before, say=say)
+    num_rows = manifest.num_training_rows(int(fold_RN.max()) + 1)
+    trial = build_trial(
+        undecided, manifest, record, preprocess, num_rows=num_rows, before=before, say=say
+    )
     decided = _resolved(undecided, manifest, fold_RN, trial.rates)
     for line in explain(decided):
         say(line)
@@ -184,7 +187,7 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
     check_forward(trial.model, backbone, preprocess, num_classes=num_classes)
     check_recipe(decided, preprocess, num_classes=num_classes)
     freeze(trial.model, decided.train.tuned)
-    check_schedule(trial.model, with_rate(decided, trial.rates.record).train)
+    check_schedule(trial.model, with_rate(decided, trial.rates.record).train, say)
     made = Prepared(
         config=decided,
         manifest=manifest,

@@ -128,7 +128,12 @@ def with_rate(config: ResolvedConfig, rates: RatesInfo) -> ResolvedConfig:
 
 
 def decide_rates(
-    config: RunConfig, model: torch.nn.Module, *, pretrained: bool | None, before: Before
+    config: RunConfig,
+    model: torch.nn.Module,
+    *,
+    pretrained: bool | None,
+    num_rows: int,
+    before: Before,
 ) -> Rates:
     """Decide the learning rate, layer-wise decay and stochastic depth that are auto.
 
@@ -141,6 +146,8 @@ def decide_rates(
     pretrained
         Whether its weights are pretrained; None: a backbone of the user's own, which may load
         weights of its own. It gets the lower rate, and no decay.
+    num_rows
+        Training images of a fold, which a step has no more of.
     before
         The run that is continued.
 
@@ -156,7 +163,7 @@ def decide_rates(
         idle = "--lr find has no effect here: it needs a --finetune other than head"
         return Rates(unused, RatesInfo(), idle=idle if given["lr"] == FIND else "")
     family = family_of(model)
-    images = (train.batch_size or 1) * train.grad_accum_steps
+    images = min((train.batch_size or 1) * train.grad_accum_steps, max(1, num_rows))
     own = _own_rate(train.opt)
     states = (True, False) if pretrained is None else (pretrained,)
     rate = min(

@@ -61,6 +61,7 @@ def build_trial(
     record: dict[str, Any],
     preprocess: Preprocess,
     *,
+    num_rows: int,
     before: Before,
     say: Say,
 ) -> TrialModel:
@@ -76,6 +77,8 @@ def build_trial(
         The backbone's configuration (see `check_backbone`).
     preprocess
         The run's preprocessing.
+    num_rows
+        Training images of a fold.
     before
         The run that is continued; empty for a new one.
     say
@@ -103,7 +106,11 @@ def build_trial(
     model = build(kwargs)
     may_have_own = weights is None and is_custom(backbone) and config.model.pretrained != "none"
     rates = decide_rates(
-        config, model, pretrained=None if may_have_own else weights is not None, before=before
+        config,
+        model,
+        pretrained=None if may_have_own else weights is not None,
+        num_rows=num_rows,
+        before=before,
     )
     depth = rates.settings.get("drop_path")
     if depth is not None:

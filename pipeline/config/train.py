@@ -5,6 +5,7 @@ See `pipeline.config.run` for the rules that fields and their help texts follow.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -211,7 +212,7 @@ class TrainConfig:
         if isinstance(lr, str):
             require(lr in (AUTO, FIND), f"--lr {lr}: pass a number, {AUTO} or {FIND}")
         else:
-            require(lr > 0, f"--lr {lr}: pass more than 0")
+            require(0 < lr < math.inf, f"--lr {lr}: pass a finite number of more than 0")
         decay = self.layer_decay
         if isinstance(decay, str):
             require(decay == AUTO, f"--layer-decay {decay}: pass a number or {AUTO}")

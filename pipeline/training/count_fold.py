@@ -103,8 +103,9 @@ def _state(config: ResolvedTrain) -> float:
     width = 64
     layer = torch.nn.Linear(width, width, bias=False)
     try:
-        # The number does not depend on the learning rate, which --lr find decides in each fold.
-        any_rate = dataclasses.replace(config, lr=1e-3, min_lr=0.0)
+        # The number does not depend on the learning rate, which --lr find decides in each fold,
+        # nor on its decay over layers.
+        any_rate = dataclasses.replace(config, lr=1e-3, min_lr=0.0, layer_decay=None)
         return state_per_weight(build_optimizer(layer, any_rate, fused=False), width)
     except Exception:  # some optimisers of timm want more than a gradient
         return 2.0

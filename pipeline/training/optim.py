@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 
+from foldblend.cli import Say
 from foldblend.errors import UserError, did_you_mean, in_a_line
 from foldblend.plugins import find_part
 from pipeline.config.resolved import ResolvedTrain
@@ -24,6 +26,10 @@ __all__ = [
     "check_optimizer",
     "check_schedule",
 ]
+
+
+# It warns of a layer-wise decay without effect in each fold; `check_schedule` says so once.
+logging.getLogger("timm.optim._param_groups").addHandler(logging.NullHandler())
 
 
 class Schedule(Protocol):
@@ -205,10 +211,11 @@ def build_scheduler(
     return make(optimizer, config, steps_per_epoch)
 
 
-def check_schedule(model: torch.nn.Module, config: ResolvedTrain) -> None:
+def check_schedule(model: torch.nn.Module, config: ResolvedTrain, say: Say) -> None:
     """Test optimiser and schedule: take two steps, then save and load the schedule's state.
 
-    Raises UserError for settings that cannot be combined and for a custom schedule that fails.
+    It says where --layer-decay has no effect. Raises UserError for settings that cannot be combined
+    and for a custom schedule that fails.
     """
     flags = f"--opt {config.opt} with --sched {config.sched}"
     try:
@@ -230,3 +237,6 @@ def check_schedule(model: torch.nn.Module, config: ResolvedTrain) -> None:
         raise
     except Exception as error:  # optimisers and custom code may raise anything
         raise UserError(f"{flags}: cannot be set up ({in_a_line(error)}); pass another") from None
+    decays = config.layer_decay not in (None, 1) and not config.frozen
+    if decays and all(group.get("lr_scale", 1.0) == 1 for group in optimizer.param_groups):
+        say("--layer-decay has no effect here: all weights that are trained are in one layer")

@@ -140,10 +140,12 @@ def test_deeper_backbones_decay_less_per_layer():
         assert deep**40 == pytest.approx(published**13, rel=0.03)
 
 
-def decided(backbone, *, pretrained, before=None, **settings):
+def decided(backbone, *, pretrained, num_rows=10_000, before=None, **settings):
     config = make_config({"batch_size": 32, "epochs": 1, "backbone": backbone, **settings})
     model = timm.create_model(backbone, num_classes=3)
-    return decide_rates(config, model, pretrained=pretrained, before=before or Before())
+    return decide_rates(
+        config, model, pretrained=pretrained, num_rows=num_rows, before=before or Before()
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,6 +171,12 @@ def test_what_is_decided(backbone, pretrained, settings):
 def test_the_images_of_a_step_count_and_not_those_of_a_pass():
     alone = decided("test_vit", pretrained=False, batch_size=64)
     assert decided("test_vit", pretrained=False, grad_accum_steps=2).settings == alone.settings
+
+
+def test_a_step_has_no_more_images_than_a_fold_trains_on():
+    found = decided("test_vit", pretrained=False, num_rows=40, batch_size=4096, grad_accum_steps=9)
+    assert found.settings == decided("test_vit", pretrained=False, batch_size=40).settings
+    assert "40 images per step" in found.line
 
 
 def test_what_is_typed_stays():
@@ -205,6 +213,7 @@ def test_find_starts_from_the_rate_of_auto():
         ({"lr": "quick"}, ("--lr quick", "a number, auto or find")),
         ({"lr": "nan"}, ("--lr nan", "more than 0")),
         ({"lr": 0}, ("--lr 0", "more than 0")),
+        ({"lr": "inf"}, ("--lr inf", "finite")),
         ({"layer_decay": "find"}, ("--layer-decay find", "a number or auto")),
         ({"layer_decay": 1.5}, ("--layer-decay 1.5",)),
         ({"drop_path": "x"}, ("--drop-path x", "a number or auto")),

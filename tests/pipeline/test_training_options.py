@@ -19,10 +19,11 @@ from pipeline.models.attribute_head import AttributeJoin, log_continuation, make
 from pipeline.models.backbones import build_model, freeze, start_training
 from pipeline.models.timm_import import timm
 from pipeline.training.averaging import build_average
+from pipeline.training.count_fold import _state
 from pipeline.training.finite import NotFiniteError
 from pipeline.training.fit import Fit
 from pipeline.training.inner import inner_rows
-from pipeline.training.optim import build_optimizer, build_scheduler
+from pipeline.training.optim import build_optimizer, build_scheduler, check_schedule
 from tests.makers.constants import RATES
 
 CPU = Compute(torch.device("cpu"), None, torch.contiguous_format)
@@ -349,6 +350,20 @@ def test_layer_decay_scales_each_layers_rate(sched):
     assert rate["blocks.0.attn.qkv.weight"] / rate["blocks.1.attn.qkv.weight"] == pytest.approx(0.5)
     if sched == "constant":
         assert head == 0.1
+
+
+def test_a_layer_decay_without_effect_is_said_once(caplog):
+    config = make_config({**RATES, "epochs": 2, "layer_decay": 0.5}).train
+    said = []
+    check_schedule(torch.nn.Linear(2, 2), config, said.append)
+    [line] = said
+    assert line.startswith("--layer-decay has no effect here")
+    check_schedule(timm.create_model("test_vit", num_classes=3), config, said.append)
+    assert len(said) == 1
+    # The memory is counted on a layer of its own, which timm does not warn of.
+    caplog.clear()
+    _state(config)
+    assert not caplog.records
 
 
 def test_plateau_keeps_the_ratios_of_layer_decay_down_to_the_minimum():
