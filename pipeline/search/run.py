@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,13 @@ from pipeline.search.held_out import HeldOut
 from pipeline.search.nested import Nested
 from pipeline.search.samplers import sampler_maker
 from pipeline.search.setup import Search, set_up
-from pipeline.search.storage import open_storage, require_optuna, storage_file, storage_folder
+from pipeline.search.storage import (
+    lock_folder,
+    open_storage,
+    require_optuna,
+    storage_file,
+    storage_folder,
+)
 from pipeline.search.trials import Result, Trials
 from pipeline.search.trying import Runner, TrialClock, run_trials
 from pipeline.search.winner import choose, in_words, is_of_other_trial, take_over
@@ -106,21 +111,18 @@ def _search(search: Search, sampler_of: Any, clock: TrialClock) -> None:
     folder = search.folder
     settings = search.settings
     file = storage_file(settings.storage, folder)
-    own = storage_folder(file, folder)
     storage = open_storage(settings.storage, file)
     record = search.record()
     manifest = search.run.manifest
     held_out = HeldOut(
-        own / "held_out",
+        storage_folder(file, folder) / "held_out",
         num_rows=len(search.scoring.rows),
         num_classes=manifest.num_classes,
     )
 
-    def study_of(
-        own_folder: Path, name: str, more: Mapping[str, Any], pruner: Any = None
-    ) -> Trials:
+    def study_of(name: str, more: Mapping[str, Any], pruner: Any = None) -> Trials:
         return Trials(
-            own_folder,
+            lock_folder(file, name),
             name,
             storage,
             file,
@@ -139,7 +141,7 @@ def _search(search: Search, sampler_of: Any, clock: TrialClock) -> None:
         best = trials.best()
         return None if best is None else best.name
 
-    trials = study_of(own, folder.name, {}, PairedPruner(search.scoring, held_out, best_name))
+    trials = study_of(folder.name, {}, PairedPruner(search.scoring, held_out, best_name))
     search = search.going_on(trials.record)
     engine = trials.decided(ENGINE, search.engine, among=(TORCH, *ENGINES))
     runner = Runner(search, trials, held_out, engine=engine)
@@ -152,11 +154,7 @@ def _search(search: Search, sampler_of: Any, clock: TrialClock) -> None:
         nested = Nested(
             search,
             runner,
-            lambda fold: study_of(
-                own / "nested" / f"fold_{fold}",
-                f"{folder.name}_without_fold_{fold}",
-                {"held-out fold": fold},
-            ),
+            lambda fold: study_of(f"{folder.name}_without_fold_{fold}", {"held-out fold": fold}),
         )
     _end(search, trials, runner, nested)
     # The nested searches take long, so the run is made before them, and gets their score after.

@@ -21,6 +21,7 @@ from foldblend.locks import hold
 
 __all__ = [
     "StorageFailed",
+    "lock_folder",
     "open_storage",
     "readable",
     "require_optuna",
@@ -77,7 +78,7 @@ def storage_file(storage: str | None, folder: Path) -> Path:
 
 
 def storage_folder(file: Path, folder: Path) -> Path:
-    """Return the folder of the locks and predictions of the trials in a storage.
+    """Return the folder of the predictions of the trials in a storage.
 
     It is the folder of the study, and one in there for any storage but its journal, because trials
     of two storages have the same names.
@@ -87,6 +88,15 @@ def storage_folder(file: Path, folder: Path) -> Path:
     # Both may be moved, or mounted elsewhere, together.
     name = os.fsencode(os.path.relpath(file.resolve(), folder.resolve()))
     return folder / f"storage_{hashlib.blake2b(name, digest_size=4).hexdigest()}"
+
+
+def lock_folder(file: Path, study: str) -> Path:
+    """Return the folder of the locks of a study, which lies beside its storage.
+
+    Searches that write to different folders may share the storage.
+    """
+    resolved = file.resolve()
+    return resolved.with_name(f".{resolved.name}.locks") / study
 
 
 def _is_database(storage: str | None, file: Path) -> bool:

@@ -7,7 +7,9 @@ import sqlalchemy
 
 from foldblend.errors import UserError
 from foldblend.failures import WriteFailed
+from pipeline.search.frozen import FrozenTrials
 from pipeline.search.storage import open_storage, readable, require_optuna
+from tests.makers.searches import tuner
 
 
 @pytest.fixture(autouse=True)
@@ -96,3 +98,24 @@ def test_a_full_disk_of_a_database_is_named(tmp_path):
 
     with pytest.raises(WriteFailed, match=r"study\.db: cannot be written .*free some space"):
         write()
+
+
+def test_searches_with_two_folders_may_share_a_storage(tiny_layout, tmp_path, monkeypatch):
+    tune = tuner(tiny_layout, tmp_path)
+    file = tmp_path / "shared.db"
+    fit = FrozenTrials.held_out
+    started = []
+
+    def meanwhile(self, config):
+        started.append(config)
+        if len(started) == 3:
+            tune(trials=3, storage=file, output=tmp_path / "other")
+        return fit(self, config)
+
+    monkeypatch.setattr(FrozenTrials, "held_out", meanwhile)
+    best = tune(trials=3, storage=file)
+    assert best.info["search"]["num_trials"] == 3
+    trials = open_storage(None, file).get_all_trials(1)
+    assert [one.state.name for one in trials] == 3 * ["COMPLETE"]
+    other = tune(trials=3, storage=file, output=tmp_path / "other")
+    assert other.info["search"] == best.info["search"]
