@@ -19,9 +19,24 @@ __all__ = ["Nested"]
 class Nested:
     """The searches without one fold each; they have one repeat, the first."""
 
-    def __init__(self, search: Search, runner: Runner, study_of: Callable[[int], Trials]) -> None:
-        """Run nothing yet; `study_of` opens the study without a fold."""
+    def __init__(
+        self, search: Search, main: Trials, runner: Runner, study_of: Callable[[int], Trials]
+    ) -> None:
+        """Run nothing yet.
+
+        Parameters
+        ----------
+        search
+            The search.
+        main
+            The trials with all folds, of which the nested score is to be.
+        runner
+            Has the features of trials.
+        study_of
+            Opens the study without a fold.
+        """
         self.search = search
+        self.main = main
         self.runner = runner
         self.folds = range(search.run.num_folds)
         self.studies = [study_of(fold) for fold in self.folds]
@@ -44,14 +59,26 @@ class Nested:
 
             def evaluate(claim: Claim, fold: int = fold) -> np.ndarray:
                 config = search.config(claim.settings, engine=self.runner.engine)
-                return self.runner.frozen.without_fold(config, fold)
+                return self._of_all_repeats(self.runner.frozen.without_fold(config, fold))
 
             def say(line: str) -> None:
                 """Say nothing of single trials: there are many, and none is the result."""
 
-            run_trials(
-                search, trials, evaluate, clock, title=f"nested, without fold {fold}", say=say
-            )
+            title = f"nested, without fold {fold}"
+            run_trials(search, trials, evaluate, clock, num=self.num_each(), title=title, say=say)
+
+    def _of_all_repeats(self, logits_NC: np.ndarray) -> np.ndarray:
+        """Return the logits of the first repeat with those of the others, which are NaN."""
+        num_more = len(self.search.scoring.rows) - len(logits_NC)
+        more_NC = np.full((num_more, logits_NC.shape[1]), np.nan, logits_NC.dtype)
+        return np.concatenate([logits_NC, more_NC])
+
+    def num_each(self) -> int:
+        """Return the number of trials without each fold.
+
+        A study that has more finished trials than the command asks for is scored as it is.
+        """
+        return max(self.search.settings.trials, self.main.counts().finished)
 
     def is_running(self) -> bool:
         """Return whether another process runs some of the trials."""
@@ -59,7 +86,7 @@ class Nested:
 
     def num_left(self) -> int:
         """Return how many trials are not finished."""
-        num = self.search.settings.trials
+        num = self.num_each()
         return sum(one.num_left(num) for one in self.studies)
 
     def score(self) -> Interval:

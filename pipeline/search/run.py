@@ -32,7 +32,13 @@ from pipeline.search.storage import (
 )
 from pipeline.search.trials import Result, Trials
 from pipeline.search.trying import Runner, TrialClock, run_trials
-from pipeline.search.winner import choose, in_words, is_of_other_trial, take_over
+from pipeline.search.winner import (
+    choose,
+    in_words,
+    is_of_other_trial,
+    nested_before,
+    take_over,
+)
 
 __all__ = ["search_settings", "tune"]
 
@@ -148,11 +154,12 @@ def _search(search: Search, sampler_of: Any, clock: TrialClock) -> None:
     before = trials.counts().finished
     goes_on = f", {before} of them finished before" if before else ""
     say(f"{folder}: {counted(settings.trials, 'trial')}{goes_on}")
-    run_trials(search, trials, runner, clock, title="trials", say=say)
+    run_trials(search, trials, runner, clock, num=settings.trials, title="trials", say=say)
     nested = None
     if settings.nested:
         nested = Nested(
             search,
+            trials,
             runner,
             lambda fold: study_of(f"{folder.name}_without_fold_{fold}", {"held-out fold": fold}),
         )
@@ -208,7 +215,7 @@ def _make_best(search: Search, trials: Trials, runner: Runner, nested: Nested | 
         best=best,
         study=search.folder.name,
         sampler=search.settings.optuna_sampler,
-        nested=score,
+        nested=score or nested_before(search.place, counts, best),
     )
     say(f"best of {counts.finished}: {best.name}, {in_words(best.settings)}")
     config = search.config(best.settings, engine=runner.engine)

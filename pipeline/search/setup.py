@@ -162,6 +162,11 @@ def set_up(search: SearchConfig, config: RunConfig, say: Say) -> Search:
     )
     # An ordinary run of the default name is none of ours, so its settings do not count.
     run = prepare(replace(config, resume=False, dry_run=False), say)
+    require(
+        not search.nested or run.num_folds >= 3,
+        f"--nested: needs 3 or more folds, and there are {run.num_folds}: a search without one is"
+        " a cross-validation on the others; pass --folds 3 or more",
+    )
     name = search.study or f"study_{run.config.output.name}"
     folder = Path(output.output) / name
     place = Path(output.output) / (output.name or f"{name}_best")

@@ -78,7 +78,14 @@ class Runner:
 
 
 def run_trials(
-    search: Search, trials: Trials, evaluate: Evaluate, clock: TrialClock, *, title: str, say: Say
+    search: Search,
+    trials: Trials,
+    evaluate: Evaluate,
+    clock: TrialClock,
+    *,
+    num: int,
+    title: str,
+    say: Say,
 ) -> None:
     """Run trials until enough are finished or running, or the time is over.
 
@@ -92,6 +99,8 @@ def run_trials(
         Returns the held-out logits of a trial.
     clock
         The time limit; gets the time of each trial.
+    num
+        How many trials are enough.
     title
         What the bar says.
     say
@@ -102,7 +111,6 @@ def run_trials(
     UserError
         If the settings of the command fail, or all trials.
     """
-    num = search.settings.trials
     with Task(title, num, unit="trials") as task:
         shown = min(num, trials.counts().finished)
         task.add(shown)

@@ -27,7 +27,14 @@ from pipeline.search.scoring import Scoring
 from pipeline.search.trials import DEFAULT, Counts, Result
 from reports.blocks import section, strips_block, table_block, text_block
 
-__all__ = ["check_place", "choose", "in_words", "is_of_other_trial", "take_over"]
+__all__ = [
+    "check_place",
+    "choose",
+    "in_words",
+    "is_of_other_trial",
+    "nested_before",
+    "take_over",
+]
 
 MOST_SHOWN = 10
 # Bytes of predictions that the estimate of the optimism compares.
@@ -65,6 +72,19 @@ def is_of_other_trial(folder: Path, best: Result) -> bool:
     search = read_info(folder).get("search", {})
     # A study of the same name in another storage has trials of the same names.
     return (search.get("trial"), search.get("settings")) != (best.name, dict(best.settings))
+
+
+def nested_before(folder: Path, counts: Counts, best: Result) -> Interval | None:
+    """Return the nested score of the best run that is there, or None if the study has grown."""
+    if not (folder / "run.json").is_file() or is_of_other_trial(folder, best):
+        return None
+    search = read_info(folder)["search"]
+    found = search.get("nested")
+    if found is None or search["num_trials"] != counts.finished:
+        return None
+    # A score that is not finite is null in JSON.
+    ends = (found["value"], found["low"], found["high"])
+    return Interval(*(np.nan if one is None else one for one in ends))
 
 
 def take_over(trial: Path, folder: Path, best: Result, chosen: Chosen) -> None:
