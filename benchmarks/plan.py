@@ -3,8 +3,8 @@
     python benchmarks/plan.py --data london_masks --outputs /tmp/plans --kills 150 290 600
 
 The plan is killed (SIGKILL) after so many seconds of each call, and then called until it ends. An
-unbroken one is made from the same plan.yaml, and the logits of the runs that both made are
-compared bit for bit.
+unbroken one is made from the same plan.yaml, and the logits of the runs and folds that both
+made are compared bit for bit.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from common import ROOT, Results, equal_tables, parser, print_rows
 
 from foldblend.runs.check import why_unfinished
@@ -42,13 +43,20 @@ def call(*words: object, seconds: float | None = None) -> float:
 
 
 def equal_runs(one: Plan, other: Plan) -> dict[str, bool]:
-    """Return whether the logits of each run that both plans made are equal."""
+    """Return whether the logits of each run, or else fold, that both plans made are equal."""
     found = {}
     for run in one.runs:
         mine = one.runs_folder / run.name
         its = other.runs_folder / run.name
         if why_unfinished(mine) is None and why_unfinished(its) is None:
             found[run.name] = equal_tables(mine, its)
+            continue
+        for fold in progress_of(mine).folds.keys() & progress_of(its).folds.keys():
+            tables = [
+                [pd.read_parquet(run / f"fold_{fold}" / "oof.parquet") for run in (mine, its)],
+                [pd.read_parquet(run / f"test_fold_{fold}.parquet") for run in (mine, its)],
+            ]
+            found[f"{run.name}, fold {fold}"] = all(a.equals(b) for a, b in tables)
     return found
 
 
