@@ -47,7 +47,7 @@ from pipeline.models.backbones import (
     preprocess_of,
 )
 from pipeline.models.elsewhere import description_hash
-from pipeline.rates_of_run import Before, Rates, keep_rates, with_rate
+from pipeline.rates_of_run import Before, Rates, auto_again, keep_rates, with_rate
 from pipeline.settings_of_run import settings_of_run
 from pipeline.training.optim import check_optimizer, check_schedule
 from pipeline.trial_model import build_trial
@@ -102,9 +102,9 @@ def _resolved(
     return resolved(config, compile=decide_compile(config.machine, num_steps))
 
 
-def _continued(config: RunConfig, before: Before) -> RunConfig:
-    """Return the settings with which an existing run is continued."""
-    return keep_rates(as_started(config, before.written), before)
+def _continued(config: RunConfig, before: Before, say: Say) -> RunConfig:
+    """Return the settings with which an existing run is continued; those given for a new one."""
+    return keep_rates(as_started(auto_again(config, before, say), before.written), before)
 
 
 def _sources(config: RunConfig) -> dict[str, dict[str, str]]:
@@ -137,12 +137,13 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
     if config.machine.cache != "off":
         known = checked_keys(cache_dir)
         remembered = kept_values(cache_dir)
+    told = once(say)
     if config.output.resume and config.output.name is not None and config.train.seeds == 1:
-        config = _continued(config, Before.of(Path(config.output.output) / config.output.name))
+        before = Before.of(Path(config.output.output) / config.output.name)
+        config = _continued(config, before, told)
     load = functools.partial(
         load_data, known=known, fold_file=config.split.fold_file, remembered=remembered
     )
-    told = once(say)
     manifest, data_hash = load(config.data, told)
     keep = config.machine.cache not in MEMORY_ONLY
     if keep:
@@ -153,7 +154,7 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
     before = Before.of(folder) if config.output.resume else Before()
     written = before.written
     asked_data = config.data
-    config = _continued(config, before) if config.output.resume else config
+    config = _continued(config, before, told)
     if levels_differ(asked_data, config.data):
         if has_pixels_by_levels(manifest):
             say("The run keeps its treatment of values of more than 8 bits and of transparency.")

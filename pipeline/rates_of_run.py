@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 import torch
 
-from foldblend.errors import UserError, counted
+from foldblend.cli import Say
+from foldblend.errors import UserError, counted, listed
 from foldblend.files import is_file
+from foldblend.flags import flag_name
 from foldblend.runs.info import RatesInfo
 from foldblend.runs.run import Run
 from foldblend.runs.schema import read_info
@@ -24,9 +26,19 @@ from pipeline.models.family import family_of, layers_of
 from pipeline.models.timm_import import timm
 from pipeline.training.rates import decay_of, kind_of, rate_of
 
-__all__ = ["Before", "Rates", "decide_rates", "keep_rates", "with_rate"]
+__all__ = ["OF_RATES", "Before", "Rates", "auto_again", "decide_rates", "keep_rates", "with_rate"]
 
 NAMES: tuple[Literal["lr", "layer_decay", "drop_path"], ...] = ("lr", "layer_decay", "drop_path")
+# Settings that the decision depends on.
+OF_RATES = (
+    "backbone",
+    "pretrained",
+    "weights",
+    "finetune",
+    "opt",
+    "batch_size",
+    "grad_accum_steps",
+)
 # What frozen runs, which have no use for them, have in all versions.
 UNUSED: dict[str, Any] = {"lr": 1e-3, "layer_decay": None, "drop_path": None}
 
@@ -56,6 +68,42 @@ class Before:
             for name in self.rates.get("auto", [])
             if name in self.written and given[name] == self.written[name]
         ]
+
+
+def auto_again(config: RunConfig, before: Before, say: Say) -> RunConfig:
+    """Return the settings with auto for what it decided for another backbone, and say so.
+
+    The config.yaml of a run, given as --config, has the numbers that auto decided for that run.
+
+    Parameters
+    ----------
+    config
+        The settings as given.
+    before
+        The run that is continued; the numbers that it has stay.
+    say
+        Prints which settings are decided again, and why.
+    """
+    given = flatten(config)
+    has = {name for name in before.written if given.get(name) == before.written[name]}
+    again: dict[str, str] = {}
+    changed: list[str] = []
+    # All files are read, but there is only one: that of --config.
+    for file in {config.read_back[name] for name in NAMES if name in config.read_back}:
+        source = Before.of(Path(file).resolve().parent)
+        changed += [name for name in OF_RATES if given[name] != source.written.get(name)]
+        again |= {
+            name: AUTO
+            for name in source.kept(given)
+            if config.read_back.get(name) == file and name not in has
+        }
+    if not (again and changed):
+        return config
+    others = listed(flag_name(name) for name in changed)
+    say(
+        f"{listed(map(flag_name, again))}: auto decides again, for another {others} than the file's"
+    )
+    return dataclasses.replace(replace(config, **again), typed=config.typed)
 
 
 def keep_rates(config: RunConfig, before: Before) -> RunConfig:

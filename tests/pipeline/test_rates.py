@@ -16,7 +16,7 @@ from pipeline.config.settings import flatten, make_config, read_config_file, rep
 from pipeline.cv import cross_validate
 from pipeline.models.family import family_of, layers_of
 from pipeline.models.timm_import import timm
-from pipeline.rates_of_run import Before, Rates, decide_rates, keep_rates
+from pipeline.rates_of_run import Before, Rates, auto_again, decide_rates, keep_rates
 from pipeline.training.rates import (
     BATCH_NORM,
     KINDS,
@@ -286,6 +286,31 @@ def test_a_run_goes_on_with_its_rate_when_the_table_changes(
         "rates"
     ].get("auto", [])
     cv_command(*argv[:-1], "b").assert_one_line_error("lr 0.0007 -> 0.1")
+
+
+def test_a_settings_file_with_another_backbone_has_rates_of_its_own(tmp_path, monkeypatch):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    written = flatten(make_config(backbone="test_vit", lr=1e-4, layer_decay=None, drop_path=0.3))
+    (folder / "config.yaml").write_text(yaml.safe_dump(written))
+    info = {"rates": {"auto": ["lr", "layer_decay"], "why": "then"}}
+    (folder / "run.json").touch()
+    monkeypatch.setattr(rates_of_run, "read_info", lambda _: info)
+
+    def again(before=None, **flags):
+        said = []
+        config = make_config(config=str(folder / "config.yaml"), **flags)
+        found = flatten(auto_again(config, before or Before(), said.append))
+        return (found["lr"], found["layer_decay"], found["drop_path"]), said
+
+    assert again() == again(backbone="test_vit") == ((1e-4, None, 0.3), [])
+    found, [line] = again(backbone="test_resnet")
+    assert found == ("auto", "auto", 0.3)
+    assert line.startswith("--lr, --layer-decay: auto decides again, for another --backbone")
+    assert again(backbone="test_resnet", lr=1e-3)[0] == (1e-3, "auto", 0.3)
+    # A run that has the numbers of the file keeps them.
+    kept = Before({"lr": 1e-4, "layer_decay": None})
+    assert again(kept, backbone="test_resnet") == ((1e-4, None, 0.3), [])
 
 
 def test_the_settings_file_of_a_run_repeats_it(tiny_layout, tmp_path):
