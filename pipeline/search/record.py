@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from foldblend.errors import UserError, require, shown
 
-__all__ = ["AUTO_DECIDED", "DEFAULT", "open_study"]
+__all__ = ["AUTO_DECIDED", "DEFAULT", "note_sampler", "open_study", "samplers_of"]
 
 DEFAULT = "default"
 """Name of the cross-validation with the settings of the command."""
@@ -16,6 +16,7 @@ AUTO_DECIDED = "decided by auto"
 FIXED = "fixed settings"
 # The record is one attribute of the study, so that a kill leaves all of it or nothing.
 RECORD = "record"
+SAMPLERS = "samplers"
 
 
 def open_study(
@@ -65,6 +66,22 @@ def open_study(
         f"{what} is of another metric; pass another --study",
     )
     return study, before
+
+
+def samplers_of(study: Any) -> list[str]:
+    """Return the samplers that proposed settings so far, the first one first.
+
+    Studies of earlier versions did not record them.
+    """
+    found = study.user_attrs.get(SAMPLERS)
+    return [str(one) for one in found] if isinstance(found, list) else []
+
+
+def note_sampler(study: Any, name: str) -> None:
+    """Record that a sampler proposes settings."""
+    before = samplers_of(study)
+    if name not in before:
+        study.set_user_attr(SAMPLERS, [*before, name])
 
 
 def _recorded(attrs: Mapping[str, Any], record: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -214,7 +214,7 @@ def _make_best(search: Search, trials: Trials, runner: Runner, nested: Nested | 
         counts,
         best=best,
         study=search.folder.name,
-        sampler=search.settings.optuna_sampler,
+        sampler=trials.samplers,
         nested=score or nested_before(search.place, counts, best),
     )
     say(f"best of {counts.finished}: {best.name}, {in_words(best.settings)}")

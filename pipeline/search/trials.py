@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import Timeout
 
-from foldblend.errors import UserError, in_a_line, shown
+from foldblend.errors import UserError, in_a_line, listed, shown
 from foldblend.locks import hold, is_held
 from pipeline.search.cut_off import (
     MOST_TRIES,
@@ -25,9 +25,9 @@ from pipeline.search.cut_off import (
     place_of_next,
     run_again,
 )
-from pipeline.search.record import DEFAULT, open_study
+from pipeline.search.record import DEFAULT, note_sampler, open_study, samplers_of
 from pipeline.search.space import Space, Value
-from pipeline.search.storage import readable
+from pipeline.search.storage import StorageFailed, readable
 
 __all__ = ["DEFAULT", "Claim", "Counts", "Result", "Trials", "name_of"]
 
@@ -182,6 +182,12 @@ class Trials:
         with readable(self.file):
             return bool(self.study.user_attrs.get(EXHAUSTED) == self.sampler_name)
 
+    @property
+    def samplers(self) -> str:
+        """The samplers that proposed the settings, as words."""
+        with readable(self.file):
+            return listed(samplers_of(self.study) or [self.sampler_name])
+
     def _set_exhausted(self) -> None:
         # Another sampler may have further settings.
         self.study.set_user_attr(EXHAUSTED, self.sampler_name)
@@ -209,10 +215,11 @@ class Trials:
             if is_over or counts.finished + counts.running >= num:
                 return None
             self.study.sampler = self.sampler_of(place_of_next(self._all(), self.space.of))
+            note_sampler(self.study, self.sampler_name)
             trial = self._ask()
             name = name_of(trial.number)
             lock.enter_context(hold(self._lock_of(name), patience=PATIENCE))
-        return Claim(name, self.space.settings(trial.params), trial, lock)
+        return Claim(name, self._settings(trial), trial, lock)
 
     def _ask(self) -> Any:
         try:
@@ -323,9 +330,18 @@ class Trials:
         for one in trials:
             complete = one.state == TrialState.COMPLETE and DEFAULT not in one.user_attrs
             if complete and one.values and _is_number(one.values[0]):
-                settings = self.space.settings(one.params)
+                settings = self._settings(one)
                 found.append(Result(name_of(one.number), settings, float(one.values[0])))
         return found
+
+    def _settings(self, trial: Any) -> dict[str, Value]:
+        try:
+            return self.space.settings(trial.params)
+        except UserError as error:
+            raise StorageFailed(
+                f"{self.file}: {name_of(trial.number)} of the study {self.study.study_name} is"
+                f" damaged ({error}); restore it, or pass another --study or --storage"
+            ) from None
 
     def best(self) -> Result | None:
         """Return the trial with the best score, the first of equal ones."""

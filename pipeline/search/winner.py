@@ -175,7 +175,7 @@ def choose(
     best
         The chosen trial.
     study, sampler
-        Names of the study and of what proposed the settings.
+        Names of the study and of the samplers that proposed the settings.
     nested
         The nested score of the search, with the metric's own sign.
     """

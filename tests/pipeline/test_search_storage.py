@@ -119,3 +119,10 @@ def test_searches_with_two_folders_may_share_a_storage(tiny_layout, tmp_path, mo
     assert [one.state.name for one in trials] == 3 * ["COMPLETE"]
     other = tune(trials=3, storage=file, output=tmp_path / "other")
     assert other.info["search"] == best.info["search"]
+
+
+def test_a_run_names_all_samplers_of_its_study(tiny_layout, tmp_path):
+    tune = tuner(tiny_layout, tmp_path)
+    tune(trials=2)
+    search = tune(trials=3, optuna_sampler="RandomSampler").info["search"]
+    assert search["sampler"] == "TPESampler, RandomSampler"

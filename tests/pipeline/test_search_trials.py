@@ -214,3 +214,23 @@ def test_the_first_process_decides_for_all(opened, monkeypatch):
     assert opened().decided("engine", "b", among=names) == "a"
     assert held == [True]
     assert opened().decided("engine", "c", among=("c",)) == "c"
+
+
+def test_all_samplers_that_proposed_settings_are_named(opened):
+    run(opened("RandomSampler"), 2)
+    assert opened("TPESampler").samplers == "RandomSampler"
+    run(opened("TPESampler"), 3)
+    assert opened("RandomSampler").samplers == "RandomSampler, TPESampler"
+
+
+def test_a_damaged_trial_is_named_with_its_file(opened, tmp_path):
+    run(opened(), 3)
+    file = tmp_path / "journal.log"
+    # A choice is kept as its place among the values of the record of the trial.
+    text = file.read_text()
+    damaged = text.replace(r"{\"choices\": [1, 2]}", r"{\"choices\": [7, 8]}")
+    assert damaged != text
+    file.write_text(damaged)
+    words = r"journal\.log: trial_0000\d of the study s is damaged .*--epochs [78].* --storage"
+    with pytest.raises(StorageFailed, match=words):
+        opened().best()
