@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from pipeline.search.cut_off import (
     place_of_next,
     run_again,
 )
+from pipeline.search.outcomes import Claim, Counts, Result
 from pipeline.search.record import DEFAULT, note_sampler, open_study, samplers_of
 from pipeline.search.space import Space, Value
 from pipeline.search.storage import StorageFailed, readable
@@ -36,46 +36,6 @@ PATIENCE = 0.1  # seconds in which another process that only looks at a lock has
 # Keys of what the trials and the study record for themselves.
 ERROR = "error"
 EXHAUSTED = "sampler without further settings"
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A trial that this process runs."""
-
-    name: str
-    settings: Mapping[str, Value]
-    """The settings that differ from those of the command."""
-    trial: Any = None
-    """The trial of Optuna; None for that with the settings of the command."""
-    lock: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
-
-
-@dataclass(frozen=True)
-class Result:
-    """A trial with all folds."""
-
-    name: str
-    settings: Mapping[str, Value]
-    value: float
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Numbers of trials by their result."""
-
-    complete: int
-    pruned: int
-    failed: int
-    running: int
-    """Trials that processes are running."""
-    waiting: int
-    """Trials that were cut off and are to be run again."""
-    errors: tuple[str, ...]
-    """Why trials failed, the last one last."""
-
-    @property
-    def finished(self) -> int:
-        return self.complete + self.pruned + self.failed
 
 
 class Trials:
