@@ -7,13 +7,25 @@ from typing import Any, Literal
 
 from foldblend.errors import UserError, require, shown
 
-__all__ = ["AUTO_DECIDED", "DEFAULT", "note_sampler", "open_study", "samplers_of"]
+__all__ = [
+    "AUTO_DECIDED",
+    "DEFAULT",
+    "OWN_MODULES",
+    "WEIGHTS",
+    "note_sampler",
+    "open_study",
+    "samplers_of",
+]
 
 DEFAULT = "default"
 """Name of the cross-validation with the settings of the command."""
 AUTO_DECIDED = "decided by auto"
 """Part of the record with the settings that auto decided, which are fixed settings as well."""
 FIXED = "fixed settings"
+WEIGHTS = "weights"
+OWN_MODULES = "own modules"
+# Parts that studies of earlier versions did not record.
+LATER = (WEIGHTS, OWN_MODULES)
 # The record is one attribute of the study, so that a kill leaves all of it or nothing.
 RECORD = "record"
 SAMPLERS = "samplers"
@@ -113,7 +125,7 @@ def _without_auto(
 def _check(before: Mapping[str, Any], record: Mapping[str, Any], what: str) -> None:
     """Raise UserError if a study compares something else than this search."""
     for key, value in record.items():
-        if before.get(key) != value:
+        if before.get(key) != value and (key in before or key not in LATER):
             raise UserError(
                 f"{what} has {_difference(key, before.get(key), value)}; pass another --study"
             )

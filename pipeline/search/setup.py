@@ -13,6 +13,10 @@ from typing import Any
 
 from foldblend.cli import Say
 from foldblend.errors import UserError, require
+from foldblend.files import home
+from foldblend.flags import flags_of
+from foldblend.plugins import source_hash
+from foldblend.reading import open_regular
 from pipeline.checks import check_flags
 from pipeline.config.identity import identity_settings
 from pipeline.config.run import MachineConfig, RunConfig
@@ -22,8 +26,9 @@ from pipeline.engines.registry import TORCH
 from pipeline.job import Prepared
 from pipeline.models.backbones import check_backbone
 from pipeline.prepare import prepare
+from pipeline.rates_of_run import OF_RATES
 from pipeline.search.config import SearchConfig
-from pipeline.search.record import AUTO_DECIDED
+from pipeline.search.record import AUTO_DECIDED, OWN_MODULES, WEIGHTS
 from pipeline.search.scoring import Scoring
 from pipeline.search.space import Space, read_space
 from pipeline.search.winner import check_place
@@ -32,6 +37,7 @@ from pipeline.training.optim import check_optimizer
 __all__ = ["Search", "set_up"]
 
 # Parts of the run key that the settings of a trial may change, or that have an entry of their own.
+# Whether files have changed is told by `_contents`.
 OF_SETTINGS = ("configuration", "weights", "own modules", "backbone", "fold file")
 # Settings that may change the last bits of logits only, so that a study can go on elsewhere.
 OF_BITS = (
@@ -39,16 +45,6 @@ OF_BITS = (
     "infer_engine",
     *(one.name for one in dataclasses.fields(MachineConfig)),
 )
-# Settings that the rates of auto depend on.
-OF_RATES = {
-    "backbone",
-    "pretrained",
-    "weights",
-    "finetune",
-    "opt",
-    "batch_size",
-    "grad_accum_steps",
-}
 
 
 @dataclass(frozen=True)
@@ -95,6 +91,7 @@ class Search:
                 if name not in self.space.of
             },
         }
+        record |= _contents(self.base, self.space)
         # As it is read back.
         found: dict[str, Any] = json.loads(json.dumps(record))
         return found
@@ -104,7 +101,7 @@ class Search:
         before = record.get(AUTO_DECIDED, {})
         now = self.record()[AUTO_DECIDED]
         # Where such settings vary, each trial has rates of its own.
-        varies = self.space.of.keys() & OF_RATES
+        varies = self.space.of.keys() & {*OF_RATES}
         changed = {name: before[name] for name in now if before.get(name, now[name]) != now[name]}
         return dataclasses.replace(self, rates={} if varies else changed)
 
@@ -122,6 +119,24 @@ class Search:
         )
 
 
+def _contents(base: RunConfig, space: Space) -> dict[str, str]:
+    """Return hashes of the weights files and of the own modules of all settings of a search."""
+    given = flatten(base)
+    values: dict[str, list[Any]] = {name: [value] for name, value in given.items()}
+    values |= {name: one.samples() for name, one in space.of.items()}
+    files = [_hash(home(file).read_bytes()) for file in values["weights"] if file is not None]
+    parts = {
+        part
+        for name, about in flags_of(RunConfig).items()
+        if about.parts is not None
+        for value in values[name]
+        for part in about.parts(value)
+    }
+    own = source_hash(sorted(parts))
+    found = {WEIGHTS: _hash(json.dumps(sorted(files)).encode())} if files else {}
+    return found if own is None else found | {OWN_MODULES: own}
+
+
 def _hash(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
@@ -130,6 +145,8 @@ def _check(config: RunConfig) -> None:
     """Raise UserError for settings that no run can have, before the data are read."""
     refusal = _refusal_of(config.model.backbone, config.train.opt)
     require(refusal is None, str(refusal))
+    if config.model.weights is not None:
+        open_regular(home(config.model.weights), cure="check --weights").close()
     check_flags(config)
 
 

@@ -125,7 +125,8 @@ def run_trials(
     counts = trials.counts()
     if counts.failed and counts.failed + 1 == counts.finished:
         raise UserError(
-            f"all trials of the study failed ({counts.failed}); the last one: {counts.errors[-1]}"
+            f"all trials of the study failed ({counts.failed}); the last one: {counts.errors[-1]};"
+            " once that is mended, pass more --trials"
         )
 
 

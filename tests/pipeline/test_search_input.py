@@ -5,11 +5,14 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from foldblend.errors import UserError
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import make_config
-from pipeline.search.space import read_space
+from pipeline.models.timm_import import timm
+from pipeline.search import setup
+from pipeline.search.space import Choices, Space, read_space
 from tests.makers.constants import ROOT
 from tests.makers.searches import SPACE, tuner
 from tune import main as tune_main
@@ -172,6 +175,41 @@ def test_a_study_of_another_data_set_is_refused(tune, tmp_path, layout_copy):
     cv2.imwrite(str(image), np.full((512, 384, 3), 9, np.uint8))
     with pytest.raises(UserError, match="the study s has different data set"):
         tune(trials=3, data=str(layout_copy))
+
+
+@pytest.mark.parametrize("varies", [False, True])
+def test_a_study_of_other_weights_is_refused(tune, tmp_path, varies):
+    space = tmp_path / "weights.yaml"
+    file = tmp_path / "w.pth"
+    given = {"weights": str(file), "trials": 2}
+    text = SPACE
+    if varies:
+        text += f"weights: ['{file}']\n"
+    space.write_text(text)
+    given |= {"space": space, "pretrained": "auto"}
+    with pytest.raises(UserError, match=r"w.pth: .*check --weights"):
+        tune(**given)
+    for seed in range(2):
+        torch.manual_seed(seed)
+        torch.save(timm.create_model("test_efficientnet").state_dict(), file)
+        if seed:
+            with pytest.raises(UserError, match="has different weights; pass another --study"):
+                tune(**given)
+        else:
+            tune(**given)
+
+
+def test_an_edited_part_of_the_users_own_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / "edited_part.py"
+    file.write_text("def loss(*_):\n    return 0\n")
+    fixed = setup._contents(make_config(loss="edited_part:loss"), Space({}))
+    space = Space({"loss": Choices(("ce", "edited_part:loss"))})
+    varying = setup._contents(RunConfig(), space)
+    assert fixed == varying == setup._contents(make_config(loss="f1"), space)
+    file.write_text("def loss(*_):\n    return 1\n")
+    assert setup._contents(RunConfig(), space) != fixed
+    assert setup._contents(RunConfig(), Space({})) == {}
 
 
 def test_the_result_replaces_no_other_run(tune, tmp_path):
