@@ -23,9 +23,14 @@ def _core() -> Any:
     Its CPU plugin gives the thread that loads it an alternate stack for signal handlers, and frees
     that stack in whichever thread the last core ends (SigAltStackSetup, sigstack_manager.cpp). The
     first thread would then handle its next signal on freed memory, and the process would crash.
+
+    Its binding looks up NumPy's interface when an array is first passed. Two threads that do so at
+    once wait for each other for ever (pybind11's npy_api::get: one holds the static's guard and
+    waits for the interpreter, the other the reverse), so this thread does it before.
     """
     import openvino
 
+    openvino.Type.f32.to_dtype()
     return openvino.Core()
 
 

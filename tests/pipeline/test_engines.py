@@ -222,6 +222,35 @@ def test_a_signal_after_openvino_ended_in_another_thread_is_handled():
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
+FIRST_ARRAYS = """
+import os, sys, threading
+import numpy as np
+from openvino import Model, opset13
+from pipeline.engines.openvino_runtime import _core
+pixels = opset13.parameter([1], np.float32)
+compiled = _core().compile_model(Model([opset13.relu(pixels)], [pixels]), "CPU")
+start = threading.Barrier(4)
+def infer():
+    request = compiled.create_infer_request()
+    start.wait()
+    request.infer({0: np.zeros(1, np.float32)}, share_inputs=True)
+sys.setswitchinterval(1e-6)
+threads = [threading.Thread(target=infer) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("openvino" not in GRAPHS, reason="OpenVINO is not installed")
+def test_threads_that_pass_the_first_arrays_to_openvino_do_not_wait_for_ever():
+    # Without the mend, about one in six of these processes hung.
+    for _ in range(10):
+        subprocess.run([sys.executable, "-c", FIRST_ARRAYS], cwd=ROOT, check=True, timeout=120)
+
+
 class Unused(torch.nn.Module):
     """A model that says to end in a layer which it does not use."""
 
