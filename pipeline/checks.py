@@ -138,13 +138,20 @@ def _idle_flags(config: RunConfig) -> dict[str, str]:
     default = flatten(RunConfig())
     idle = {}
     for name, about in flags_of(RunConfig).items():
-        if given[name] in (default[name], *about.formerly):
-            continue
-        if about.steps and config.train.frozen:
-            idle[name] = "a --finetune other than head"
-        elif about.needs is not None and not about.needs.met(config):
-            idle[name] = about.needs.what
+        needs = needs_of(name, config)
+        if needs is not None and given[name] not in (default[name], *about.formerly):
+            idle[name] = needs
     return idle
+
+
+def needs_of(name: str, config: RunConfig) -> str | None:
+    """Return what a setting needs to have an effect in this run, or None if it has one."""
+    about = flags_of(RunConfig)[name]
+    if about.steps and config.train.frozen:
+        return "a --finetune other than head"
+    if about.needs is not None and not about.needs.met(config):
+        return about.needs.what
+    return None
 
 
 def explain(config: ResolvedConfig) -> list[str]:

@@ -137,6 +137,9 @@ def make_tune_config(
     Raises UserError for an unknown name or a wrong value.
     """
     names = flags_of(SearchConfig).keys()
+    if isinstance(config, Mapping):
+        settings = {**config, **settings}
+        config = None
     spelt = {str(key).replace("-", "_"): value for key, value in settings.items()}
     search = from_settings(
         SearchConfig, {name: spelt.pop(name) for name in [*spelt] if name in names}

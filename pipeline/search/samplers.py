@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -71,7 +72,10 @@ def sampler_maker(name: str, options: Mapping[str, str], space: Space) -> Callab
 
     def make(number: int) -> Any:
         own = seed if name in SEQUENCES else derive_seed("search", seed, number) % 2**32
-        return made_by(**given, **({"seed": own} if "seed" in accepted else {}))
+        with warnings.catch_warnings():
+            # Optuna will move some arguments; a message would come before the line of an error.
+            warnings.simplefilter("ignore", FutureWarning)
+            return made_by(**given, **({"seed": own} if "seed" in accepted else {}))
 
     try:
         _try_out(make, space)

@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from foldblend.cli import Say
 from foldblend.errors import UserError, require
 from foldblend.files import home
-from foldblend.flags import flags_of
+from foldblend.flags import flag_name, flags_of
 from foldblend.plugins import source_hash
 from foldblend.reading import open_regular
-from pipeline.checks import check_flags
+from pipeline.checks import check_flags, needs_of
 from pipeline.config.identity import identity_settings
 from pipeline.config.run import MachineConfig, RunConfig
 from pipeline.config.settings import flatten, replace
@@ -39,6 +41,8 @@ __all__ = ["Search", "set_up"]
 # Parts of the run key that the settings of a trial may change, or that have an entry of their own.
 # Whether files have changed is told by `_contents`.
 OF_SETTINGS = ("configuration", "weights", "own modules", "backbone", "fold file")
+# Settings that are drawn to see which of them have an effect.
+NUM_DRAWN = 50
 # Settings that may change the last bits of logits only, so that a study can go on elsewhere.
 OF_BITS = (
     "validation_batch_size",
@@ -161,6 +165,23 @@ def _refusal_of(backbone: str, optimizer: str) -> str | None:
     return None
 
 
+def _without_effect(space: Space, base: RunConfig) -> list[str]:
+    """Return a line for each setting of the space that no trial can be expected to depend on."""
+    rng = np.random.default_rng(0)
+    configs = []
+    for _ in range(NUM_DRAWN):
+        try:
+            configs.append(replace(base, **{name: one.draw(rng) for name, one in space.of.items()}))
+        except UserError:  # such a trial fails
+            continue
+    needs = {name: [needs_of(name, config) for config in configs] for name in space.of}
+    return [
+        f"{flag_name(name)}: has no effect in this search: it needs {found[0]}"
+        for name, found in needs.items()
+        if found and None not in found
+    ]
+
+
 def set_up(search: SearchConfig, config: RunConfig, say: Say) -> Search:
     """Return a search whose settings, space and data are checked; nothing is written.
 
@@ -177,6 +198,8 @@ def set_up(search: SearchConfig, config: RunConfig, say: Say) -> Search:
         not search.nested or (config.train.frozen and "finetune" not in space.of),
         "--nested: needs --finetune head, with which a trial takes seconds",
     )
+    for line in _without_effect(space, config):
+        say(line)
     # An ordinary run of the default name is none of ours, so its settings do not count.
     run = prepare(replace(config, resume=False, dry_run=False), say)
     require(

@@ -12,6 +12,8 @@ from pipeline.config.run import RunConfig
 from pipeline.config.settings import make_config
 from pipeline.models.timm_import import timm
 from pipeline.search import setup
+from pipeline.search.config import make_tune_config
+from pipeline.search.samplers import sampler_maker
 from pipeline.search.space import Choices, Space, read_space
 from tests.makers.constants import ROOT
 from tests.makers.searches import SPACE, tuner
@@ -210,6 +212,26 @@ def test_an_edited_part_of_the_users_own_is_noticed(tmp_path, monkeypatch):
     file.write_text("def loss(*_):\n    return 1\n")
     assert setup._contents(RunConfig(), space) != fixed
     assert setup._contents(RunConfig(), Space({})) == {}
+
+
+def test_settings_without_effect_are_said():
+    space = Space({"lr": Choices((0.1, 0.2)), "head_l2": Choices(("1", "2"))})
+    [line] = setup._without_effect(space, make_config(finetune="head"))
+    assert line.startswith("--lr: has no effect")
+    both = Space({**space.of, "finetune": Choices(("head", "full"))})
+    assert setup._without_effect(both, RunConfig()) == []
+
+
+def test_settings_of_the_search_may_be_in_the_mapping():
+    search, run = make_tune_config({"trials": 3, "space": "a", "epochs": 2}, {"trials": 4})
+    assert (search.trials, search.space, run.train.epochs) == (4, "a", 2)
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_option_that_optuna_will_move_is_no_warning():
+    space = Space({"lr": Choices((0.1, 0.2))})
+    with pytest.raises(UserError, match="TypeError: 'int' object"):
+        sampler_maker("TPESampler", {"gamma": "3", "n_startup_trials": "0"}, space)
 
 
 def test_the_result_replaces_no_other_run(tune, tmp_path):
