@@ -1,4 +1,4 @@
-"""What becomes of trials: one that is claimed, its result, and numbers of trials by result."""
+"""A trial that is claimed, its result, and the numbers of trials by result."""
 
 from __future__ import annotations
 
