@@ -138,7 +138,7 @@ def range_test(fit: Fit, loader: Any, lr_L: np.ndarray) -> Curve:
 
 
 def _standard_error(loss_L: np.ndarray, width: float) -> float:
-    """Return that of the difference of two losses, each smoothed by a Gaussian of this width.
+    """Return the standard error of the difference of two losses that a Gaussian has smoothed.
 
     The noise is estimated from successive losses, by their median so that a rise at the end does
     not count.
