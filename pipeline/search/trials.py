@@ -184,6 +184,7 @@ class Trials:
     def _ask(self) -> Any:
         try:
             return self.study.ask(self.space.distributions())
+        # Samplers have no common error for a space that they cannot serve.
         except (ValueError, TypeError, RuntimeError, ImportError, NotImplementedError) as error:
             raise UserError(
                 f"--optuna-sampler {self.sampler_name}: cannot propose settings of this space"
