@@ -15,6 +15,7 @@ import pandas as pd
 from foldblend.ahead import ahead
 from foldblend.errors import UserError, listed
 from foldblend.runs.broken import BrokenRun
+from foldblend.runs.refit import refit_share, with_refits
 from foldblend.runs.rows import group_name_of
 from foldblend.runs.run import Run
 from foldblend.runs.tables import ROW_COLUMNS, check_rows_once
@@ -57,6 +58,9 @@ class Member:
         # The ids are compared with those of the blend, which occur once.
         table, logits_NC = self.run.table_and_logits(name, ["image_id"], unique=False)
         ids = table["image_id"]
+        if fold is not None:
+            refits = self.run.refit_logits(ids, f"{name}.parquet")
+            logits_NC = with_refits(logits_NC, refits, refit_share(self.run.info))
         if _are_equal(ids, self.test_ids):
             return logits_NC
         expected = (

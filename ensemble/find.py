@@ -9,6 +9,7 @@ from ensemble.config import read_members
 from foldblend.errors import UserError, did_you_mean, listed
 from foldblend.files import exists, is_link
 from foldblend.runs.check import BAD_LINK, NEEDED_TO_BUILD_ON, why_unfinished
+from foldblend.runs.refit import num_refits
 from foldblend.runs.run import Run
 
 __all__ = ["check_members", "find_members", "member_record", "of_one_data_set"]
@@ -147,7 +148,11 @@ def member_record(run: Run) -> dict[str, str]:
     that is absent.
     """
     tests = (
-        ["test", *(f"test_fold_{fold}" for fold in range(run.info["num_test_folds"]))]
+        [
+            "test",
+            *(f"test_fold_{fold}" for fold in range(run.info["num_test_folds"])),
+            *(f"test_refit_{one}" for one in range(num_refits(run.info))),
+        ]
         if run.info["has_test"]
         else []
     )

@@ -19,6 +19,8 @@ DECIDED = {
     "amp_dtype": ("bfloat16", "float16"),
     "infer_engine": (TORCH, *ENGINES),
 }
+# A refit that a run has stays when the command does not name one.
+REFIT = ("refit", "refit_models", "refit_share")
 
 
 def as_started(config: RunConfig, written: Mapping[Any, Any]) -> RunConfig:
@@ -37,4 +39,7 @@ def as_started(config: RunConfig, written: Mapping[Any, Any]) -> RunConfig:
             config = replace(config, **{name: value})
     if config.machine.threads is None and isinstance(threads, int):
         config = replace(config, threads=threads)
+    if config.train.refit is None and written.get("refit") is not None:
+        kept = [name for name in REFIT if name in written and name not in config.typed]
+        config = replace(config, **{name: written[name] for name in kept})
     return config

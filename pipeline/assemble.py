@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from foldblend.cli import Say
@@ -16,10 +17,13 @@ from foldblend.runs.folder import (
     file_hash,
     logit_columns,
     table_hashes,
+    with_logits,
     write_json,
     write_table,
 )
+from foldblend.runs.refit import num_refits, refit_note, refit_share, with_refits
 from foldblend.runs.rows import (
+    in_order_of,
     mean_over_folds,
     write_submission,
     write_test_groups,
@@ -49,8 +53,17 @@ def results_are_intact(folder: Path, info: Mapping[str, Any], say: Say) -> bool:
     return bool(files) and now == files
 
 
-def assemble(folder: Path, manifest: Manifest, num_models: int, tables: TableReader) -> None:
-    """Combine the tables of all folds into oof.parquet, test.parquet and submission.csv."""
+def assemble(
+    folder: Path,
+    manifest: Manifest,
+    num_models: int,
+    tables: TableReader,
+    info: Mapping[str, Any],
+) -> None:
+    """Combine the tables of all folds into oof.parquet, test.parquet and submission.csv.
+
+    Refits, which `info` (the run.json) lists, have their share in test.parquet.
+    """
     columns = logit_columns(manifest.num_classes)
     oof = pd.concat([tables.read(f"fold_{index}/oof") for index in range(num_models)])
     for repeat, rows in oof.groupby("repeat"):
@@ -66,12 +79,28 @@ def assemble(folder: Path, manifest: Manifest, num_models: int, tables: TableRea
         check_rows_once(
             table["image_id"], manifest.test["image_id"], f"{folder}/test_fold_{fold}.parquet"
         )
-    test = mean_over_folds(tests, columns)
+    refits = [tables.read(f"test_refit_{index}") for index in range(num_refits(info))]
+    test = mean_over_folds([_mixed(one, refits, columns, info) for one in tests], columns)
     check_there(folder)
     write_table(folder / "test.parquet", test)
     write_submission(folder, test, manifest.answers, manifest.submission)
     write_test_labels(folder, manifest.test, manifest.classes)
     write_test_groups(folder, manifest.test)
+
+
+def _mixed(
+    table: pd.DataFrame,
+    refits: Sequence[pd.DataFrame],
+    columns: Sequence[str],
+    info: Mapping[str, Any],
+) -> pd.DataFrame:
+    """Return the test table of a fold with the share of the refits."""
+    if not refits:
+        return table
+    ids = table["image_id"]
+    logits = [in_order_of(ids, one)[columns].to_numpy(np.float32) for one in refits]
+    own_NC = table[columns].to_numpy(np.float32)
+    return with_logits(ids.to_frame(), with_refits(own_NC, logits, refit_share(info)))
 
 
 def finish_record(
@@ -81,9 +110,10 @@ def finish_record(
     # The test tables of the folds are in each done.json.
     info["files"] = table_hashes(folder, folds=False)
     now = round(time.time())
-    unchanged = before.get("folds") == info["folds"]
+    unchanged = all(before.get(name) == info.get(name) for name in ("folds", "refit"))
     info |= {"status": "done", "finished": before.get("finished", now) if unchanged else now}
-    info["seconds"] = round(sum(fold["seconds"] for fold in info["folds"]), 1)
+    refits = info.get("refit", {}).get("models", ())
+    info["seconds"] = round(sum(one["seconds"] for one in (*info["folds"], *refits)), 1)
     info["about"], info["notes"] = describe_run(
         run.config,
         run.manifest,
@@ -92,6 +122,9 @@ def finish_record(
         folds=info["folds"],
         rates=run.rates,
     )
+    note = refit_note(info, run.num_models)
+    if note is not None:
+        info["notes"].append(note)
     if "search" in info:
         info["notes"].append(search_note(info["search"], METRICS[info["metric"]].title))
     check_there(folder)

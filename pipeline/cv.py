@@ -13,7 +13,6 @@ import numpy as np
 from foldblend.cli import Say, quiet
 from foldblend.errors import UserError, listed
 from foldblend.progress import lines_to, write
-from foldblend.runs.environment import describe_environment
 from foldblend.runs.folder import drop_fold_locks, lock_folder, sweep, write_section
 from foldblend.runs.run import Run
 from foldblend.runs.schema import read_info
@@ -36,14 +35,14 @@ from pipeline.fold_claims import claim_folds, folds_in_training
 from pipeline.fold_files import finished_folds, fold_key, fold_tables
 from pipeline.frozen.run_heads import run_heads
 from pipeline.inference_engine import as_begun
-from pipeline.job import Chosen, Prepared, TrainingJob, job_of
+from pipeline.job import Chosen, Prepared
 from pipeline.open_folder import check_still_there, open_folder
 from pipeline.predict.compare import add_reference
 from pipeline.predict.weights import FolderWeights
 from pipeline.prepare import prepare
-from pipeline.training.gpu_cards import cards_of
-from pipeline.training.gpu_share import count_memory, room_for_images
+from pipeline.refit import check_refit, kept_refit, num_asked, train_refits
 from pipeline.training.parallel_folds import run_folds
+from pipeline.training.start import training_job
 from pipeline.watch.progress import Progress
 from reports.run.screen import finish
 from tta.report import view_section
@@ -119,6 +118,7 @@ def _run(config: RunConfig, say: Say, chosen: Chosen | None = None) -> Run:
             f"--only-folds {max(only)}: there are {run.num_models} folds, numbered from 0; pass"
             " smaller numbers"
         )
+    check_refit(run)
     folder = Path(run.config.output.output) / run.config.output.name
     if config.output.dry_run:
         with lines_to(say):
@@ -172,11 +172,7 @@ def _cross_validate(
             # finish together one sees that no fold is left.
             claims.close()
             check_still_there(folder, info)
-            if not left:
-                say(
-                    f"{folder}: finished before, so nothing was trained (--no-resume starts it"
-                    " again)"
-                )
+            was_all_done = not left
             unknown = [index for index, fold in done.items() if fold is None]
             done |= finished_folds(run, folder, info, among=unknown)
             if left := [index for index in unknown if done[index] is None]:
@@ -187,20 +183,49 @@ def _cross_validate(
                 say(f"{folder}: another process has written the results")
                 return
             drop_fold_locks(folder)
-            # Also for a finished run: the forms of submissions and spreadsheets do not identify it.
-            assemble(folder, run.manifest, run.num_models, fold_tables(folder, info))
-            if intact:
-                write_inputs(run, folder)
-            finish_record(run, folder, info, before)
-            # Its parts were typed in this command, or checked.
-            trust = Trust(frozenset(name for _, name in own_parts(run.config)))
-            add_reference(FolderWeights(folder), trust=trust, held=True, say=say)
-            if len(run.views) > 1:
-                write_section(folder, "views", view_section(Run(folder)))
-            if run.chosen is not None:
-                write_section(folder, "search", run.chosen.section)
-            output = run.config.output
-            finish(Run(folder), page=output.page, report=output.report, say=say)
+            # The run is complete before a refit begins, so that nothing is lost with that.
+            refit = kept_refit(run, folder, info)
+            trains = refit is None and num_asked(run.config.train) > 0
+            if was_all_done and not trains:
+                say(
+                    f"{folder}: finished before, so nothing was trained (--no-resume starts it"
+                    " again)"
+                )
+            _complete(run, folder, info, before, refit, intact=intact, say=quiet if trains else say)
+            if trains:
+                train_refits(run, folder, info, say)
+                refit = kept_refit(run, folder, info)
+                _complete(run, folder, info, before, refit, intact=intact, say=say)
+
+
+def _complete(
+    run: Prepared,
+    folder: Path,
+    info: dict[str, Any],
+    before: Mapping[str, Any],
+    refit: dict[str, Any] | None,
+    *,
+    intact: bool,
+    say: Say,
+) -> None:
+    """Write the final files of a run, with the share of its refits, and its report."""
+    info.pop("refit", None)
+    if refit is not None:
+        info["refit"] = refit
+    # Also for a finished run: the forms of submissions and spreadsheets do not identify it.
+    assemble(folder, run.manifest, run.num_models, fold_tables(folder, info), info)
+    if intact:
+        write_inputs(run, folder)
+    finish_record(run, folder, info, before)
+    # Its parts were typed in this command, or checked.
+    trust = Trust(frozenset(name for _, name in own_parts(run.config)))
+    add_reference(FolderWeights(folder), trust=trust, held=True, say=say)
+    if len(run.views) > 1:
+        write_section(folder, "views", view_section(Run(folder)))
+    if run.chosen is not None:
+        write_section(folder, "search", run.chosen.section)
+    output = run.config.output
+    finish(Run(folder), page=output.page, report=output.report, say=say)
 
 
 def _is_complete(folder: Path, info: Mapping[str, Any]) -> bool:
@@ -223,17 +248,8 @@ def _train(
 ) -> dict[int, dict[str, Any]]:
     """Train the folds of `todo` and return the done.json of each."""
     with contextlib.closing(Progress(len(todo))) as progress:
-        cards = cards_of(run.config.machine.device)
-        memory = count_memory(run, say) if cards else None
-        shared = job_of(run, folder, say=say, device_room=room_for_images(memory, cards))
-        job = TrainingJob(
-            **vars(shared),
-            memory=memory,
-            fold_key=fold_key(run, info),
-            environment=describe_environment(weights=run.origin),
-            progress=progress,
-            padded=info["padded"],
-        )
+        key = fold_key(run, info)
+        job = training_job(run, folder, info, key=key, progress=progress, say=say)
         for index in [index for index, fold in done.items() if fold is not None]:
             say(f"{job.title(index)}: finished before, kept")
         run_todo = run_heads if run.config.train.frozen else run_folds

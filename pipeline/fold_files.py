@@ -28,6 +28,7 @@ __all__ = [
     "fold_record",
     "fold_tables",
     "least_room",
+    "model_record",
     "start_fold",
     "view_tables",
     "write_fold",
@@ -38,35 +39,36 @@ LOGIT_BYTES = 3
 
 
 def finished_fold(
-    folder: Path, index: int, run_key: dict[str, str], say: Say | None = None
+    folder: Path, model: int | str, run_key: dict[str, str], say: Say | None = None
 ) -> dict[str, Any] | None:
-    """Return a fold's done.json, or None if the fold cannot be kept.
+    """Return the done.json of a fold (by number) or model (by name), or None if it is not kept.
 
     It is kept if it is finished, its hashes equal `run_key`, and its files are unchanged. `say`
-    gets a line on a finished fold that is not kept.
+    gets a line on a finished one that is not kept.
     """
-    if not (folder / f"fold_{index}" / "done.json").is_file():
+    name = model if isinstance(model, str) else f"fold_{model}"
+    if not (folder / name / "done.json").is_file():
         return None
-    done = read_done(folder, index)
-    why = _why_not_kept(folder, index, done, run_key)
+    done = read_done(folder, name)
+    why = _why_not_kept(folder, name, done, run_key)
     if why is not None and say is not None:
-        say(f"{folder}/{why}, so fold_{index} is not kept and must be trained again")
+        say(f"{folder}/{why}, so {name} is not kept and must be trained again")
     return None if why is not None else dict(done)
 
 
 def _why_not_kept(
-    folder: Path, index: int, done: Mapping[str, Any], run_key: Mapping[str, str]
+    folder: Path, name: str, done: Mapping[str, Any], run_key: Mapping[str, str]
 ) -> str | None:
-    """Return the file of a finished fold that is not as it should be, and why, or None."""
+    """Return the file of a finished model that is not as it should be, and why, or None."""
     before = done["run_key"]
     differ = [name for name in {**run_key, **before} if run_key.get(name) != before.get(name)]
     if differ:
-        return f"fold_{index}/done.json: is of another run (different {listed(differ)})"
-    for name, digest in done["files"].items():
-        if not is_file(folder / name):
-            return f"{name}: is missing"
-        if file_hash(folder / name) != digest:
-            return f"{name}: is damaged (its hash is not the recorded one)"
+        return f"{name}/done.json: is of another run (different {listed(differ)})"
+    for file, digest in done["files"].items():
+        if not is_file(folder / file):
+            return f"{file}: is missing"
+        if file_hash(folder / file) != digest:
+            return f"{file}: is damaged (its hash is not the recorded one)"
     return None
 
 
@@ -99,7 +101,8 @@ def finished_folds(
 
 def fold_tables(folder: Path, info: Mapping[str, Any]) -> TableReader:
     """Return the reader of the tables of finished folds, from a run.json with its folds."""
-    hashes = {name: one for fold in info["folds"] for name, one in fold["files"].items()}
+    models = [*info["folds"], *info.get("refit", {}).get("models", ())]
+    hashes = {name: one for model in models for name, one in model["files"].items()}
     return TableReader(folder, info, hashes)
 
 
@@ -115,7 +118,7 @@ def view_tables(ids: pd.Series, logits_of: Mapping[str, np.ndarray]) -> pd.DataF
 def start_fold(job: TrainingJob, index: int) -> None:
     """Make an empty folder for a fold, without the files of a process that was killed."""
     check_there(job.folder)
-    folder = job.folder / f"fold_{index}"
+    folder = job.folder / job.run.name_of(index)
     remove(folder)
     folder.mkdir()
 
@@ -145,22 +148,23 @@ def write_fold(
     index: int,
     *,
     state: dict[str, torch.Tensor],
-    held_VNC: np.ndarray,
+    held_VNC: np.ndarray | None,
     test_VNC: np.ndarray | None,
     shared: Sequence[str] = (),
 ) -> dict[str, str]:
-    """Write the weights and logits of a fold, and return {file name: hash}.
+    """Write the weights and logits of a model, and return {file name: hash}.
 
     Parameters
     ----------
     job
         The job that all folds share.
     index
-        Number of the fold (model).
+        Number of the model.
     state
         Weights by name.
     held_VNC, test_VNC
-        Logits of the held-out rows and of the test set, for each view of the run.
+        Logits of the held-out rows (None: there are none, as for a refit) and of the test set, for
+        each view of the run.
     shared
         Further files in the run folder that the fold depends on.
 
@@ -173,6 +177,26 @@ def write_fold(
     for logits_VNC in (held_VNC, test_VNC):
         if logits_VNC is not None:
             job.check_finite(index, logits_VNC)
+    name = job.run.name_of(index)
+    tables = {} if held_VNC is None else _held_out_tables(job, index, held_VNC)
+    if test_VNC is not None and job.run.manifest.test is not None:
+        ids = job.run.manifest.test["image_id"]
+        tables[f"test_{name}.parquet"] = with_logits(ids.to_frame(), mean_logit(test_VNC))
+        if len(job.run.views) > 1:
+            tables[f"tta/test_{name}.parquet"] = view_tables(
+                ids, dict(zip(job.run.views, test_VNC, strict=True))
+            )
+    weights = f"{name}/best.safetensors"
+    check_there(job.folder)
+    write_bytes(job.folder / weights, safetensors.torch.save(state))
+    for file, table in tables.items():
+        check_there(job.folder)
+        write_table(job.folder / file, table)
+    return {file: file_hash(job.folder / file) for file in (*tables, weights, *shared)}
+
+
+def _held_out_tables(job: TrainingJob, index: int, held_VNC: np.ndarray) -> dict[str, pd.DataFrame]:
+    """Return the tables of a fold's held-out rows, by file name."""
     repeat, fold = job.place(index)
     held_out = job.run.manifest.train[job.run.fold_RN[repeat] == fold]
     columns = held_out[["image_id", "group", "label", "label_raw"]].assign(repeat=repeat, fold=fold)
@@ -181,33 +205,27 @@ def write_fold(
         tables[f"tta/oof_fold_{index}.parquet"] = view_tables(
             held_out["image_id"], dict(zip(job.run.views, held_VNC, strict=True))
         )
-    if test_VNC is not None and job.run.manifest.test is not None:
-        ids = job.run.manifest.test["image_id"]
-        tables[f"test_fold_{index}.parquet"] = with_logits(ids.to_frame(), mean_logit(test_VNC))
-        if len(job.run.views) > 1:
-            tables[f"tta/test_fold_{index}.parquet"] = view_tables(
-                ids, dict(zip(job.run.views, test_VNC, strict=True))
-            )
-    weights = f"fold_{index}/best.safetensors"
-    check_there(job.folder)
-    write_bytes(job.folder / weights, safetensors.torch.save(state))
-    for name, table in tables.items():
-        check_there(job.folder)
-        write_table(job.folder / name, table)
-    return {name: file_hash(job.folder / name) for name in (*tables, weights, *shared)}
+    return tables
 
 
 def fold_record(
     job: TrainingJob, index: int, files: dict[str, str], score: float
 ) -> dict[str, Any]:
-    """Return the entries that every done.json has."""
+    """Return the entries that every done.json of a fold has."""
     repeat, fold = job.place(index)
     return {
         "repeat": repeat,
         "fold": fold,
+        **model_record(job, files),
+        "score": score if np.isfinite(score) else None,
+    }
+
+
+def model_record(job: TrainingJob, files: dict[str, str]) -> dict[str, Any]:
+    """Return the entries that the done.json of every model has."""
+    return {
         "run_key": job.fold_key,
         "environment": job.environment,
         "padded": job.padded or job.run.config.train.frozen,
         "files": files,
-        "score": score if np.isfinite(score) else None,
     }

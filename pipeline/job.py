@@ -15,6 +15,7 @@ from foldblend.errors import UserError
 from foldblend.plugins import is_custom
 from foldblend.progress import duration, shows_bars
 from foldblend.runs.info import RatesInfo
+from foldblend.runs.refit import model_name
 from foldblend.scores.metrics import METRICS
 from folds.data.manifest import Manifest
 from pipeline.config.resolved import ResolvedConfig
@@ -119,6 +120,10 @@ class Prepared:
         """Number of models: one per fold and repeat."""
         return self.num_folds * len(self.fold_RN)
 
+    def name_of(self, index: int) -> str:
+        """Return the name of a model in file names; numbers after the folds' are refits."""
+        return model_name(index, self.num_models)
+
     @property
     def origin(self) -> dict[str, str]:
         """Source and licence of the initial weights."""
@@ -145,6 +150,8 @@ class FoldJob:
 
     def title(self, index: int) -> str:
         """Return the name of a model in the log, such as "fold 0"."""
+        if index >= self.run.num_models:
+            return self.run.name_of(index).replace("_", " ")
         repeat, fold = self.place(index)
         return f"fold {fold}" if self.run.num_repeats == 1 else f"repeat {repeat} fold {fold}"
 
@@ -200,6 +207,11 @@ class TrainingJob(FoldJob):
 
     def say_done(self, index: int, done: Mapping[str, Any]) -> None:
         """Print score and time of a finished fold, `done` being its done.json."""
+        left = self.progress.left()
+        then = f"; {left}" if left else ""
+        if index >= self.run.num_models:
+            self.say(f"{self.title(index)}: {duration(done['seconds'])}{then}")
+            return
         title = METRICS[self.run.config.output.metric].title
         score = "undefined" if done["score"] is None else f"{done['score']:.4f}"
         chosen = ""
@@ -207,10 +219,9 @@ class TrainingJob(FoldJob):
             chosen = f" (epoch {done['epoch'] + 1})"
         if "l2" in done:
             chosen = f" (L2 penalty {done['l2']:g})"
-        left = self.progress.left()
         self.say(
             f"{self.title(index)}: held-out {title} {score}{chosen}, {duration(done['seconds'])}"
-            + (f"; {left}" if left else "")
+            f"{then}"
         )
 
 

@@ -22,7 +22,6 @@ from foldblend.cli import Say
 from foldblend.errors import UserError, counted, listed
 from foldblend.plugins import parse_parts
 from foldblend.runs.broken import BrokenRun
-from foldblend.runs.costs import num_models
 from foldblend.runs.folder import file_hash, lock_folder
 from foldblend.runs.run import Run
 from foldblend.runs.schema import read_done
@@ -43,6 +42,8 @@ from tta.saved_views import (
     can_see,
     check_pipelines,
     kept_views,
+    models_of,
+    name_of,
     note_pipelines,
     note_seconds,
     open_models,
@@ -202,13 +203,13 @@ def _see(
 
 def _pad_to(run: Run, job: FoldJob, index: int) -> int | None:
     """Return the size of full batches where the fold was predicted in such, else None."""
-    done = read_done(run.path, index)
+    done = read_done(run.path, name_of(run, index))
     return job.run.config.infer.validation_batch_size if done.get("padded") else None
 
 
 def _load(job: FoldJob, index: int) -> torch.nn.Module:
     model = job.new_model()
-    file = job.folder / f"fold_{index}" / "best.safetensors"
+    file = job.folder / job.run.name_of(index) / "best.safetensors"
     try:
         model.load_state_dict(FolderWeights(job.folder).read(index))
     except RuntimeError as error:
@@ -278,18 +279,18 @@ def add_views(
             add_frozen_views(run, job, missing, trust)
             return kept_views(run)
         times: dict[str, tuple[int, float]] = {}
-        for index in range(num_models(run)):
-            todo = {part: _missing(saved_rows(run, index, part), names) for part in parts_of(run)}
+        for index in models_of(run):
+            parts_here = parts_of(run, index)
+            todo = {part: _missing(saved_rows(run, index, part), names) for part in parts_here}
             if not any(todo.values()):
                 continue
-            repeat, fold = job.place(index)
             model = _load(job, index)
-            by_engine = read_done(run.path, index).get("engine", TORCH) != TORCH
+            by_engine = read_done(run.path, name_of(run, index)).get("engine", TORCH) != TORCH
             forward = job.forward(index, model, engine=by_engine)
-            tables = {
-                "oof": job.run.manifest.train[job.run.fold_RN[repeat] == fold],
-                "test": job.run.manifest.test,
-            }
+            tables = {"test": job.run.manifest.test}
+            if "oof" in todo:
+                repeat, fold = job.place(index)
+                tables["oof"] = job.run.manifest.train[job.run.fold_RN[repeat] == fold]
             for part, views in [(part, views) for part, views in todo.items() if views]:
                 table = tables[part]
                 assert table is not None

@@ -19,6 +19,7 @@ from foldblend.runs.checked import between
 from foldblend.runs.costs import num_models
 from foldblend.runs.folder import check_there, file_hash, write_json, write_table
 from foldblend.runs.info import MOST_IMAGES, MOST_SECONDS
+from foldblend.runs.refit import model_name, num_refits
 from foldblend.runs.run import Run
 from foldblend.runs.schema import read_checked, read_done
 from foldblend.runs.tables import check_rows_once
@@ -30,6 +31,8 @@ __all__ = [
     "can_see",
     "check_pipelines",
     "kept_views",
+    "models_of",
+    "name_of",
     "note_pipelines",
     "note_seconds",
     "open_models",
@@ -72,19 +75,21 @@ def open_models(folder: Path) -> Run:
             f"{folder}: is a {run.info['kind']} and has no models; pass the run it was made from:"
             f" {whose}"
         )
-    for index in range(num_models(run)):
-        done = folder / f"fold_{index}" / "done.json"
+    for index in models_of(run):
+        model = name_of(run, index)
+        done = folder / model / "done.json"
         if not done.is_file():
+            what = model.replace("_", " ")
             raise UserError(
-                f"{folder}: fold {index} is not finished; run the same run_cv.py command again"
+                f"{folder}: {what} is not finished; run the same run_cv.py command again"
             )
-        name = f"fold_{index}/best.safetensors"
+        name = f"{model}/best.safetensors"
         if not (folder / name).is_file():
             raise UserError(
                 f"{folder}/{name}: the checkpoint is missing; run the same run_cv.py command again"
             )
         # The hash is compared when the weights are read.
-        if name not in read_done(folder, index)["files"]:
+        if name not in read_done(folder, model)["files"]:
             raise BrokenRun(f"{done}: lacks the hash of {name}; make the run again", folder)
     return run
 
@@ -94,25 +99,37 @@ def can_see(run: Run) -> bool:
     return bool(run.settings)
 
 
-def parts_of(run: Run) -> tuple[str, ...]:
-    """Return the parts that a fold's model predicts: oof, and test if there is a test set."""
-    return ("oof", "test") if run.info["has_test"] else ("oof",)
+def parts_of(run: Run, index: int = 0) -> tuple[str, ...]:
+    """Return the parts that a model predicts: oof for a fold's, and test if there is a test set."""
+    held = ("oof",) if index < num_models(run) else ()
+    return (*held, "test") if run.info["has_test"] else held
+
+
+def models_of(run: Run) -> range:
+    """Return the numbers of all models: those of the folds, then the refits."""
+    return range(num_models(run) + num_refits(run.info))
+
+
+def name_of(run: Run, index: int) -> str:
+    """Return the name of a model in file names."""
+    return model_name(index, num_models(run))
 
 
 def _further(run: Run, index: int, part: str) -> Path:
-    return run.path / "tta" / f"further_{part}_fold_{index}.parquet"
+    return run.path / "tta" / f"further_{part}_{name_of(run, index)}.parquet"
 
 
 def _origin(run: Run, index: int) -> str:
     """Return what views added later depend on: the model's hash and the version of views."""
-    files = read_done(run.path, index)["files"]
-    return f"{files.get(f'fold_{index}/best.safetensors')}, views {VIEWS_VERSION}"
+    name = name_of(run, index)
+    files = read_done(run.path, name)["files"]
+    return f"{files.get(f'{name}/best.safetensors')}, views {VIEWS_VERSION}"
 
 
 def _of_training(run: Run, index: int, part: str) -> pd.DataFrame:
     if len(run.info["views"]) > 1:
-        return run.table(f"tta/{part}_fold_{index}")
-    table = run.table(f"fold_{index}/oof" if part == "oof" else f"test_fold_{index}")
+        return run.table(f"tta/{part}_{name_of(run, index)}")
+    table = run.table(f"fold_{index}/oof" if part == "oof" else f"test_{name_of(run, index)}")
     table = table[["image_id", *(name for name in table if str(name).startswith("logit_"))]]
     table.insert(1, "view", "identity")
     return table
@@ -193,7 +210,7 @@ def add_rows(run: Run, index: int, part: str, fresh: pd.DataFrame) -> None:
 def kept_views(run: Run) -> tuple[str, ...]:
     """Return the views whose logits every fold has, in the order of the first fold."""
     tables = [
-        saved_rows(run, index, part) for index in range(num_models(run)) for part in parts_of(run)
+        saved_rows(run, index, part) for index in models_of(run) for part in parts_of(run, index)
     ]
     views = [dict.fromkeys(table["view"]) for table in tables]
     return tuple(name for name in views[0] if all(name in one for one in views))

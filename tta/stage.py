@@ -26,6 +26,7 @@ from foldblend.runs.folder import (
     write_table,
 )
 from foldblend.runs.oof import oof_rows
+from foldblend.runs.refit import num_refits, refit_share, with_refits
 from foldblend.runs.run import Run
 from foldblend.runs.search import notes_of_searches, search_note
 from foldblend.runs.tables import ROW_COLUMNS
@@ -44,6 +45,7 @@ from tta.saved_views import (
     can_see,
     check_pipelines,
     kept_views,
+    models_of,
     open_models,
     saved_rows,
     view_seconds,
@@ -76,18 +78,26 @@ def _test_tables(run: Run, names: Sequence[str], policy: Policy) -> list[pd.Data
     """Return each fold's test logits under a policy.
 
     The policy was fitted on logits of single models, so it is applied to each model before the
-    models are averaged.
+    models are averaged. Refits have their share in the logits of each view.
     """
+    folds = range(run.info["num_test_folds"])
+    first = saved_rows(run, 0, "test")
+    ids = first.loc[first["view"] == "identity", "image_id"]
+    refits = [_test_views(run, index, names, ids) for index in models_of(run) if index not in folds]
     tables = []
-    for index in range(run.info["num_test_folds"]):
-        views = saved_rows(run, index, "test")
-        ids = views.loc[views["view"] == "identity", "image_id"]
-        stack = [
-            run.logits(views[views["view"] == name].set_index("image_id").loc[ids])
-            for name in names
-        ]
-        tables.append(with_logits(ids.to_frame(), policy.apply(np.stack(stack), names)))
+    for index in folds:
+        own_VNC = _test_views(run, index, names, ids)
+        mixed_VNC = with_refits(own_VNC, refits, refit_share(run.info))
+        tables.append(with_logits(ids.to_frame(), policy.apply(mixed_VNC, names)))
     return tables
+
+
+def _test_views(run: Run, index: int, names: Sequence[str], ids: pd.Series) -> np.ndarray:
+    """Return the test logits V x N x C of a model in these views, in the order of the ids."""
+    views = saved_rows(run, index, "test")
+    return np.stack(
+        [run.logits(views[views["view"] == name].set_index("image_id").loc[ids]) for name in names]
+    )
 
 
 def _decide(saved: SavedViews, search: Search | None, merge: str) -> CrossFit:
@@ -156,12 +166,11 @@ def _costs(run: Run, policy: Policy) -> dict[str, Any]:
     further = [name for name in policy.views if name not in run.info["views"]]
     each = [seen.get(name) if name in further else pass_seconds(run) for name in policy.views]
     known = [one for one in each if one is not None]
-    num_rows = len(run.oof) + run.info["num_test_folds"] * (
-        0 if run.test is None else len(run.test)
-    )
+    num_test = 0 if run.test is None else len(run.test)
+    num_rows = len(run.oof) + (run.info["num_test_folds"] + num_refits(run.info)) * num_test
     if run.frozen:
         # Each image passes through the backbone once, whatever the number of models.
-        num_rows = run.oof["image_id"].nunique() + (0 if run.test is None else len(run.test))
+        num_rows = run.oof["image_id"].nunique() + num_test
     if seconds is not None and all(name in seen for name in further):
         seconds = round(seconds + num_rows * sum(seen[name] for name in further), 1)
     else:

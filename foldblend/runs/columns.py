@@ -115,9 +115,9 @@ PICTURES = Table(
 # Each parquet table of a run folder, by the pattern of its path without the suffix.
 TABLES = {
     r"(plain_)?oof|fold_\d+/oof": OOF,
-    r"(plain_)?test|test_fold_\d+": TEST,
-    r"tta/(oof|test)_fold_\d+": VIEWS,
-    r"tta/further_(oof|test)_fold_\d+": FURTHER,
+    r"(plain_)?test|test_(fold|refit)_\d+": TEST,
+    r"tta/(oof|test)_fold_\d+|tta/test_refit_\d+": VIEWS,
+    r"tta/further_(oof|test)_fold_\d+|tta/further_test_refit_\d+": FURTHER,
     r"pictures": PICTURES,
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from foldblend.errors import UserError
+from foldblend.runs.refit import num_refits, refit_share
 from foldblend.runs.run import Run
 from foldblend.runs.schema import read_environment
 
@@ -31,9 +32,13 @@ def num_models(run: Run) -> int:
 def passes_per_view(run: Run) -> int:
     """Return the number of forward passes per image and view of a cross-validated run.
 
-    This is one per model, but only one in total for heads that share a frozen backbone.
+    This is one per model, but only one in total for heads that share a frozen backbone. Models
+    of folds that refits replace altogether need none.
     """
-    return 1 if run.frozen else num_models(run)
+    if run.frozen:
+        return 1
+    folds = 0 if refit_share(run.info) == 1 else num_models(run)
+    return folds + num_refits(run.info)
 
 
 def num_passes(run: Run) -> int:

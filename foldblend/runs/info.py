@@ -21,6 +21,7 @@ __all__ = [
     "OriginInfo",
     "PlanInfo",
     "RatesInfo",
+    "RefitInfo",
     "RunInfo",
     "SearchInfo",
 ]
@@ -113,6 +114,17 @@ class FoldInfo(TypedDict, total=False):
     """Peak learning rate that --lr find took."""
     lr_found: bool
     """Whether the fold's test found it; the rate of auto was taken otherwise."""
+
+
+class RefitInfo(TypedDict):
+    """Models of all rows, which share in the test logits of a run (see `foldblend.runs.refit`)."""
+
+    kind: Literal["full", "soup"]
+    """full: trained on all rows; soup: with the mean weights of the models of the folds."""
+    share: Annotated[float, between(0, 1)]
+    """Share of their mean in the test logits and predictions."""
+    models: list[FoldInfo]
+    """The done.json of each."""
 
 
 class MemberInfo(TypedDict, total=False):
@@ -304,6 +316,7 @@ class RunInfo(TypedDict, total=False):
     files: dict[FilePath, str]
     """Hash of each table and of config.yaml, by file name; those of a fold are in `folds`."""
     folds: list[FoldInfo]
+    refit: RefitInfo
     about: str
     notes: list[str]
     # Keys of blends, TTA'd runs and imported runs only.

@@ -23,8 +23,10 @@ from foldblend.runs.folder import (
     file_hash,
     ids_hash,
     logit_columns,
+    with_logits,
 )
 from foldblend.runs.info import RunInfo
+from foldblend.runs.refit import num_refits, refit_share, with_refits
 from foldblend.runs.report_info import NEEDED, ReportInfo
 from foldblend.runs.schema import read_checked, read_info
 from foldblend.runs.submission import SubmissionForm, read_form
@@ -113,7 +115,8 @@ class Run(Estimator):
         """Hashes of tables by file name, as the run recorded them when it was finished."""
         if self.info.get("status") != "done":
             return {}
-        of_folds = (fold.get("files", {}) for fold in self.info.get("folds", ()))
+        models = [*self.info.get("folds", ()), *self.info.get("refit", {}).get("models", ())]
+        of_folds = (one.get("files", {}) for one in models)
         return {name: one for files in of_folds for name, one in files.items()} | {
             **({"folds.csv": self.info["folds_hash"]} if "folds_hash" in self.info else {}),
             **self.info.get("files", {}),
@@ -302,8 +305,27 @@ class Run(Estimator):
         """Test rows: image_id, logit_0, ... (mean over folds), or None without a test set."""
         return self.table("test") if self.info.get("has_test") else None
 
+    def refit_logits(self, ids: pd.Series, file: str) -> list[np.ndarray]:
+        """Return the test logits N x C of each refit, for a table of a fold with these ids.
+
+        `file` names the table of the fold in an error. Raises BrokenRun for other images.
+        """
+        found = []
+        for index in range(num_refits(self.info)):
+            table, logits_NC = self.table_and_logits(f"test_refit_{index}", ["image_id"])
+            if not table["image_id"].equals(ids):
+                raise BrokenRun(
+                    f"{self.path}/test_refit_{index}.parquet: has other images than {file}; run it"
+                    " again",
+                    self.path,
+                )
+            found.append(logits_NC)
+        return found
+
     def test_fold(self, fold: int) -> pd.DataFrame:
         """Return the test rows predicted by the model of one fold: image_id, logit_0, ...
+
+        Refits have their share in the logits (see `foldblend.runs.refit`).
 
         Raises BrokenRun if it has other images than `test`.
         """
@@ -314,7 +336,11 @@ class Run(Estimator):
                 check_rows_once(table["image_id"], self.test["image_id"], str(file))
             except UserError as error:
                 raise BrokenRun(error, self.path) from None
-        return table
+        refits = self.refit_logits(table["image_id"], f"test_fold_{fold}.parquet")
+        if not refits:
+            return table
+        mixed_NC = with_refits(self.logits(table), refits, refit_share(self.info))
+        return with_logits(table[["image_id"]], mixed_NC)
 
     @property
     def report(self) -> dict[str, Any]:

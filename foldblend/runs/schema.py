@@ -29,7 +29,8 @@ __all__ = [
 ]
 
 # Keys of done.json without which no fold can be kept.
-DONE = ("files", "fold", "repeat", "run_key", "seconds")
+DONE_OF_ANY = ("files", "run_key", "seconds")
+DONE = ("fold", "repeat", *DONE_OF_ANY)
 AGAIN = "make the run again"
 
 Info = Mapping[str, Any]
@@ -213,11 +214,16 @@ RULES: tuple[Callable[[Info], Iterator[str]], ...] = (
 """What a type hint cannot say, each as the problems in the content of a run.json."""
 
 
-def read_done(folder: Path, index: int) -> FoldInfo:
-    """Return the checked content of a fold's done.json; raise BrokenRun."""
-    cure = f"remove the folder fold_{index}, and the same command makes it again"
-    file = folder / f"fold_{index}" / "done.json"
-    found: FoldInfo = read_checked(file, FoldInfo, needed=DONE, folder=folder, cure=cure)
+def read_done(folder: Path, model: int | str) -> FoldInfo:
+    """Return the checked content of the done.json of a fold, by number, or of a model, by name.
+
+    Raises BrokenRun.
+    """
+    name = model if isinstance(model, str) else f"fold_{model}"
+    cure = f"remove the folder {name}, and the same command makes it again"
+    file = folder / name / "done.json"
+    needed = DONE if name.startswith("fold_") else DONE_OF_ANY
+    found: FoldInfo = read_checked(file, FoldInfo, needed=needed, folder=folder, cure=cure)
     return found
 
 

@@ -129,6 +129,11 @@ AUGMENTS = Needs(
 )
 
 
+REFITS = Needs("--refit full or soup", lambda run: run.train.refit in ("full", "soup"))
+# Settings of what comes after the folds, whose logits do not depend on them.
+LATER: dict[str, Any] = {"identity": False, "worded": True, "steps": False}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     # Has an effect only where training steps are taken, so not with --finetune head.
@@ -195,7 +200,23 @@ class TrainConfig:
     They have the same folds, and each is written to a separate folder.
     """
 
+    refit: Literal["none", "full", "soup"] | None = flag(None, **LATER)
+    """Model of all rows that joins a finished run, and has a share in its test predictions.
+    full: trained on all rows, as long as the folds. soup: the mean of the weights of the folds'
+    models. The score stays that of the folds. Default: what the run has, for a new one none.
+    """
+    refit_models: int = flag(1, **LATER, needs=REFITS)
+    """Number of models of --refit full, which differ in their seeds."""
+    refit_share: float | str = flag(AUTO, **LATER, needs=REFITS)
+    """Share of --refit in the test predictions, above 0 and up to 1; at 1 the models of the folds
+    are not needed to predict. auto: 1 for a soup; otherwise that of one more model.
+    """
+
     def __post_init__(self) -> None:
+        require(self.refit_models >= 1, f"--refit-models {self.refit_models}: pass 1 or more")
+        share = self.refit_share
+        known = share == AUTO if isinstance(share, str) else 0 < share <= 1
+        require(known, f"--refit-share {share}: pass more than 0, up to 1, or {AUTO}")
         parse_l2(self.head_l2)
         parse_finetune(self.finetune)
         require(self.feature_views >= 0, f"--feature-views {self.feature_views}: pass 0 or more")

@@ -163,6 +163,8 @@ def _wrong(recipe: Recipe, num_classes: int) -> Iterator[str]:
         yield f"device {recipe.device!r}"
     if recipe.amp_dtype not in (None, "bfloat16", "float16"):
         yield f"number format {recipe.amp_dtype!r}"
+    if type(recipe.refit_share) not in (int, float) or not 0 <= recipe.refit_share <= 1:
+        yield f"refit_share {recipe.refit_share!r}"
     if not isinstance(recipe.engine, str) or len(recipe.on_torch) > len(recipe.padded):
         yield f"engine {recipe.engine!r}"
     for one in recipe.attributes:
@@ -189,6 +191,7 @@ def checked_recipe(plain: Mapping[str, Any], *, num_classes: int) -> Recipe:
     _whole(recipe.threads, 1, MOST_THREADS)
     _whole(recipe.seed, -(1 << 63), 1 << 63)
     _whole(len(recipe.padded), 1, MOST_MODELS)
+    _whole(recipe.num_refits, 0, len(recipe.padded) - 1)
     wrong = next(_wrong(recipe, num_classes), None)
     if wrong is not None:
         raise ValueError(wrong)

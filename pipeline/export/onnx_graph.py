@@ -13,6 +13,7 @@ import torch
 
 from foldblend.cli import Say
 from foldblend.errors import UserError
+from foldblend.runs.refit import model_name
 from pipeline.data.preprocess import region_of
 from pipeline.export.onnx_build import (
     Listed,
@@ -110,8 +111,8 @@ class _Writer:
         """Write the graphs of the models of a run or TTA'd run; yield files and differences."""
         self.merge = None
         leaf = node.leaf if isinstance(node, Augmented) else node
-        for index in range(leaf.num_models):
-            file = self.folder / f"{name}_fold_{index}.onnx"
+        for index in leaf.recipe.models:
+            file = self.folder / f"{name}_{model_name(index, leaf.num_models)}.onnx"
             yield file, self.model(node, index, file)
 
     def model(self, node: Leaf | Augmented, index: int, file: Path) -> float:
@@ -164,17 +165,27 @@ class _Writer:
         parts = []
         names: dict[Slot, str] = {}
         for number, (key, leaf) in enumerate(self.leaves.items()):
-            for model in range(leaf.num_models):
+            first = leaf.recipe.models[0]
+            for model in leaf.recipe.models:
                 # Models on a frozen backbone share its features.
                 frozen = leaf.recipe.frozen
                 name = f"outputs_{number}" if frozen else f"outputs_{number}_{model}"
                 names[key, model] = name
-                if frozen and model:
+                if frozen and model != first:
                     continue
                 graph = self.bodies.body(leaf, model, [*views[key]])
                 asked = {"pixels": self.names[pixels_of(leaf.recipe)], "outputs": name}
                 parts.append(Part(graph, f"{name}.", asked))
         return parts, names
+
+    def _slots(self, fold: int) -> list[Slot]:
+        """Return the models that the logits of a fold are made of."""
+        return [
+            (key, model)
+            for key, leaf in self.leaves.items()
+            for model in leaf.recipe.models
+            if model == fold or model in leaf.recipe.refits
+        ]
 
     def ensemble(self, file: Path) -> float:
         """Write the graph of all models, and return its difference."""
@@ -184,15 +195,12 @@ class _Writer:
         parts, names = self._all_bodies(views)
         # A blend of means needs the models of all folds at once.
         together = isinstance(root, Blend) and root.of_means
-        folds = (
-            [[*names]]
-            if together
-            else [[(key, fold) for key in self.leaves] for fold in range(root.num_models)]
-        )
+        folds = [[*names]] if together else [self._slots(fold) for fold in range(root.num_models)]
         means: dict[str, list[str]] = {}
         for fold, slots in enumerate(folds):
             heads = [self.bodies.head(self.leaves[key], model) for key, model in slots]
-            at = slots if together else [(key, 0) for key, _ in slots]
+            # The graph is the same for all folds, whose numbers are 0 in it.
+            at = slots if together else [(key, 0 if one == fold else one) for key, one in slots]
             after = Combined(root, at, views, heads)
             found = {name: f"{name}_{fold}" for name in after.outputs}
             inputs = [names[slot] for slot in slots]

@@ -239,14 +239,29 @@ def mean_of(node: Node, logits_KNC: Sequence[Tensor]) -> Tensor:
     return mean_logit(logits_KNC)
 
 
+def _views(leaf: Leaf, seen: Seen, model: int, views: Sequence[str]) -> list[Tensor]:
+    """Return the logits of a model in each view, with the share of the refits that are seen."""
+    refits = [seen[leaf.key, one] for one in leaf.recipe.refits if (leaf.key, one) in seen]
+    own = seen.get((leaf.key, model))
+    if not refits:
+        assert own is not None
+        return [own[view] for view in views]
+    share = leaf.recipe.refit_share
+    found = []
+    for view in views:
+        mean_NC = torch.stack([one[view].double() for one in refits]).mean(dim=0)
+        if own is not None:
+            mean_NC = (1 - share) * own[view].double() + share * mean_NC
+        found.append(mean_NC.float())
+    return found
+
+
 def node_logits(node: Node, seen: Seen, model: int, *, plain: bool = False) -> Tensor:
     """Return the logits N x C float32 of one model of a node; `plain` ones are without offsets."""
     if isinstance(node, Leaf):
-        found = seen[node.key, model]
-        return mean_logit([found[view] for view in node.recipe.views])
+        return mean_logit(_views(node, seen, model, node.recipe.views))
     if isinstance(node, Augmented):
-        found = seen[node.leaf.key, model]
-        return merged(node.policy, [found[view] for view in node.policy.views])
+        return merged(node.policy, _views(node.leaf, seen, model, node.policy.views))
     assert isinstance(node, Blend)
     parameters: Parameters = node.parameters.plain() if plain else node.parameters
     zeros_NC = torch.zeros_like(next(iter(next(iter(seen.values())).values())))

@@ -96,16 +96,22 @@ def prepare(root: Node, folds: Sequence[int] | None) -> Prepared:
     files: dict[str, str] = {}
     for key, leaf in all_leaves(root).items():
         every = range(leaf.num_models)
-        kept = [index for index in every if folds is None or index in folds]
+        recipe = leaf.recipe
+        if folds is not None:
+            # As in predict.py, chosen folds predict without refits.
+            recipe = dataclasses.replace(recipe, num_refits=0, refit_share=0.0)
+        kept = [index for index in leaf.recipe.models if folds is None or index in folds]
         if not kept and key in used:
             raise UserError(
                 f"--folds {','.join(map(str, folds or ()))}: {leaf.name} has {leaf.num_models}"
                 " models, numbered from 0; pass smaller numbers"
             )
-        recipe, new = _with_views(leaf.recipe, [*views.get(key, leaf.recipe.views)], files)
+        recipe, new = _with_views(recipe, [*views.get(key, recipe.views)], files)
         names |= new
-        # A member without a share is never run, so its models only count.
-        padded = tuple(recipe.padded[index] for index in kept or every)
+        padded = recipe.padded
+        if folds is not None:
+            # A member without a share is never run, so its models only count.
+            padded = tuple(recipe.padded[index] for index in kept or every)
         leaves[key] = dataclasses.replace(leaf, recipe=dataclasses.replace(recipe, padded=padded))
         if key in used:
             models[key] = kept

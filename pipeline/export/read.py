@@ -69,7 +69,11 @@ def _weights(archive: Archive, record: Mapping[str, Any], *, half: bool) -> Weig
     models = record["models"]
     if models is None:
         return NoWeights()
-    if len(models) != len(record["recipe"]["padded"]):
+    recipe = record["recipe"]
+    num = len(recipe["padded"])
+    # Refits that have all of the share replace the models of the folds.
+    absent = num - recipe.get("num_refits", 0) if recipe.get("refit_share", 0) == 1 else 0
+    if len(models) != num - absent:
         raise ValueError("models")
     backbone = record["backbone"]
     if (backbone is None) == record["recipe"]["frozen"]:
@@ -80,7 +84,7 @@ def _weights(archive: Archive, record: Mapping[str, Any], *, half: bool) -> Weig
             archive.sizes[entry]
         if not all(isinstance(place[1], str) and len(place) == 2 for place in places):
             raise ValueError("shared")
-    return FileWeights(archive, models, backbone, half=half)
+    return FileWeights(archive, [None] * absent + models, backbone, half=half)
 
 
 def _arrays(archive: Archive, name: str) -> dict[str, np.ndarray] | None:

@@ -16,6 +16,7 @@ import torch
 from foldblend.cli import Say
 from foldblend.errors import UserError, in_a_line
 from foldblend.plugins import is_own
+from foldblend.runs.refit import model_name
 from pipeline.data.preprocess import region_of
 from pipeline.models.attribute_head import ordinal_names
 from pipeline.models.backbones import build_model
@@ -211,10 +212,11 @@ def write_timm(predictor: Predictor, folder: Path, *, say: Say) -> list[Path]:
         compute = compute_for(recipe, device="cpu", threads=None, say=say)
         net = Net(recipe, leaf.weights, compute, say)
         name = re.sub(r"[^\w.-]+", "_", leaf.name)
-        while folder / f"{name}_fold_0" in made:
+        first = model_name(recipe.models[0], recipe.num_models)
+        while folder / f"{name}_{first}" in made:
             name += "_"
-        for index in range(leaf.num_models):
-            to = folder / f"{name}_fold_{index}"
+        for index in recipe.models:
+            to = folder / f"{name}_{model_name(index, recipe.num_models)}"
             state = _state_of(leaf, index, plain)
             config = _config_of(leaf, plain, predictor.classes)
             to.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 
 from foldblend.errors import UserError, in_a_line
+from foldblend.runs.refit import model_name
 from pipeline.export.file import DAMAGED, Archive
 from pipeline.predict.tree import Leaf
 from pipeline.predict.weights import State
@@ -85,7 +86,7 @@ class Packed:
         backbone: list[int | None] = [None] if leaf.recipe.frozen else []
         found = []
         for index in [*backbone, *models]:
-            name = "backbone" if index is None else f"fold_{index}"
+            name = "backbone" if index is None else model_name(index, leaf.recipe.num_models)
             entry = f"weights/{number}/{name}.safetensors"
             one, content = self._pack(entry, leaf.weights.read(index))
             found.append(one)
@@ -102,7 +103,8 @@ class FileWeights:
     archive
         The file.
     models, backbone
-        Records of the models, and of the frozen backbone that they share; see `Packed`.
+        Records of the models (None: refits replace it), and of the frozen backbone that they
+        share; see `Packed`.
     half
         Whether the tensors were made smaller by `halved`.
     """
@@ -110,7 +112,7 @@ class FileWeights:
     def __init__(
         self,
         archive: Archive,
-        models: Sequence[Mapping[str, Any]],
+        models: Sequence[Mapping[str, Any] | None],
         backbone: Mapping[str, Any] | None,
         *,
         half: bool,

@@ -113,7 +113,7 @@ def _conformal(predictor: Predictor, prepared: Prepared) -> Mapping[str, np.ndar
     if isinstance(root, Blend) and root.of_means:
         return arrays
     kept = next(iter(prepared.models.values()))
-    if len(kept) == root.num_models:
+    if not {*range(root.num_models)} - {*kept} or max(kept) >= root.num_models:
         return arrays
     number = {model: place for place, model in enumerate(kept)}
     rows = [place for place, model in enumerate(arrays["model"].tolist()) if model in number]
@@ -145,11 +145,12 @@ def _reference(
 ) -> Mapping[str, np.ndarray] | None:
     """Return the arrays with which new images are compared with those of the training.
 
-    They belong to the model of fold 0.
+    They belong to the model of fold 0, which the file may lack.
     """
-    if config.models is not None and 0 not in config.models:
+    leaf = main_leaf(predictor.root)
+    if 0 not in (leaf.recipe.models if config.models is None else config.models):
         return None
-    weights = main_leaf(predictor.root).weights
+    weights = leaf.weights
     assert isinstance(weights, FolderWeights)
     found = add_reference(weights, named=predictor.source, say=say)
     return None if found is None else found.as_arrays()

@@ -17,7 +17,7 @@ from pipeline.job import FoldJob
 from pipeline.predict.nets import Net
 from pipeline.predict.recipe import recipe_of
 from pipeline.predict.weights import FolderWeights
-from tta.saved_views import add_rows, note_seconds, parts_of, saved_rows
+from tta.saved_views import add_rows, models_of, note_seconds, parts_of, saved_rows
 
 __all__ = ["add_frozen_views"]
 
@@ -56,13 +56,13 @@ def add_frozen_views(run: Run, job: FoldJob, names: Sequence[str], trust: Trust)
     """
     recipe = recipe_of(run, trust)
     net = Net(recipe, FolderWeights(run.path), job.compute, job.say)
-    models = range(recipe.num_models)
     tables = {"oof": job.run.manifest.train, "test": job.run.manifest.test}
     for view in names:
         start = time.perf_counter()
         num = 0
         for part in parts_of(run):
             table = tables[part]
+            models = [k for k in models_of(run) if part in parts_of(run, k)]
             todo = [k for k in models if view not in set(saved_rows(run, k, part)["view"])]
             if table is None or not todo:
                 continue
@@ -70,9 +70,10 @@ def add_frozen_views(run: Run, job: FoldJob, names: Sequence[str], trust: Trust)
             features_ND = _features(net, job, table, view)
             num += len(table)
             for model in todo:
-                repeat, fold = job.place(model)
-                of_fold = job.run.fold_RN[repeat] == fold
-                rows_N = of_fold if part == "oof" else np.ones(len(table), bool)
+                rows_N = np.ones(len(table), bool)
+                if part == "oof":
+                    repeat, fold = job.place(model)
+                    rows_N = job.run.fold_RN[repeat] == fold
                 logits_NC = net.head_logits(model, features_ND[rows_N])
                 job.check_finite(model, logits_NC)
                 ids = table["image_id"][rows_N]

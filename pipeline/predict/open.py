@@ -111,7 +111,7 @@ class Predictor:
         parts: list[Any] = [repr(_shape(self.root))]
         for key in sorted(leaves):
             leaf = leaves[key]
-            indices: list[int | None] = [*range(leaf.num_models)]
+            indices: list[int | None] = [*leaf.recipe.models]
             indices += [None] if leaf.recipe.frozen else []
             parts += [key, leaf.recipe.as_dict(), *(leaf.weights.fingerprint(i) for i in indices)]
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
@@ -185,7 +185,7 @@ class _Opener:
             recipe = recipe_of(run, self.trust)
             for index in [None] if recipe.frozen else []:
                 weights.fingerprint(index)
-            for index in range(recipe.num_models):
+            for index in recipe.models:
                 weights.fingerprint(index)
             self.leaves[path] = Leaf(
                 name=run.name,

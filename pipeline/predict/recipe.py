@@ -14,6 +14,7 @@ from foldblend.errors import UserError
 from foldblend.images import AS_BEFORE, Levels
 from foldblend.levels import BACKGROUNDS, parse_range, parse_window
 from foldblend.runs.costs import num_models
+from foldblend.runs.refit import num_refits, refit_share
 from foldblend.runs.run import Run
 from pipeline.config.settings import read_config_file, replace
 from pipeline.config.trust import Trust, own_parts
@@ -57,7 +58,8 @@ class Recipe:
     """Whether the models are linear heads on one backbone."""
     batch_size: int
     padded: tuple[bool, ...]
-    """For each model, whether short batches are filled up."""
+    """For each model, those of the folds and then the refits, whether short batches are filled up.
+    """
     num_folds: int
     """Folds of each repeat."""
     seed: int
@@ -71,6 +73,10 @@ class Recipe:
     """Engine of the forward passes."""
     on_torch: tuple[int, ...] = ()
     """Models for which torch was used in place of the engine."""
+    num_refits: int = 0
+    """Number of models of all rows (see `foldblend.runs.refit`)."""
+    refit_share: float = 0.0
+    """Their share in the logits."""
     pipelines: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Pipelines of albumentations by the name that views have for them, as `albumentations.to_dict`
     gives them. Others are read from the file of that name.
@@ -78,8 +84,18 @@ class Recipe:
 
     @property
     def num_models(self) -> int:
-        """Number of models: one per fold and repeat."""
-        return len(self.padded)
+        """Number of models of the folds: one per fold and repeat."""
+        return len(self.padded) - self.num_refits
+
+    @property
+    def refits(self) -> range:
+        """Numbers of the refits, which follow those of the models of the folds."""
+        return range(self.num_models, len(self.padded))
+
+    @property
+    def models(self) -> tuple[int, ...]:
+        """Numbers of the models that are needed to predict; refits may replace the others."""
+        return (*(() if self.refit_share == 1 else range(self.num_models)), *self.refits)
 
     @property
     def look(self) -> Look:
@@ -95,6 +111,9 @@ class Recipe:
         found["preprocess"] = self.preprocess.to_dict()
         if not self.on_torch:
             del found["on_torch"]
+        if not self.num_refits:
+            del found["num_refits"]
+            del found["refit_share"]
         return dict(json.loads(json.dumps(found)))
 
     @classmethod
@@ -159,7 +178,8 @@ def recipe_of(run: Run, trust: Trust) -> Recipe:
     preprocess = Preprocess(**pixels | levels_in(pixels))
     size = f"{preprocess.width}x{preprocess.height}"
     machine = config.machine
-    folds = run.info.get("folds") or [{}] * num_models(run)
+    folds = [*(run.info.get("folds") or [{}] * num_models(run))]
+    folds += run.info.get("refit", {}).get("models", ())
     return Recipe(
         backbone=model.backbone,
         kwargs=model_kwargs(replace(config, img_size=size).model, record, preprocess),
@@ -183,6 +203,8 @@ def recipe_of(run: Run, trust: Trust) -> Recipe:
         threads=machine.threads or 1,
         engine=config.infer.infer_engine,
         on_torch=tuple(k for k, fold in enumerate(folds) if fold.get("engine") == TORCH),
+        num_refits=num_refits(run.info),
+        refit_share=refit_share(run.info),
     )
 
 

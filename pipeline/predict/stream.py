@@ -210,7 +210,12 @@ class Stream:
             self.nets[key] = Net(recipe, leaf.weights, compute, once)
         self.threads = {key: threads or leaf.recipe.threads for key, leaf in self.leaves.items()}
         self.models = {
-            key: [index for index in range(leaf.num_models) if models is None or index in models]
+            # A chosen fold's model predicts alone: refits have trained on its held-out rows.
+            key: (
+                [*leaf.recipe.models]
+                if models is None
+                else [index for index in range(leaf.num_models) if index in models]
+            )
             for key, leaf in self.leaves.items()
         }
         most = max(leaf.num_models for leaf in self.leaves.values())

@@ -6,13 +6,14 @@ test tables of its run folder have them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from ensemble.parameters import Parameters
+from foldblend.runs.refit import with_refits
 from foldblend.runs.rows import mean_logits
 from pipeline.predict.recipe import Recipe
 from pipeline.predict.weights import WeightSource
@@ -61,10 +62,32 @@ class Leaf:
     def num_models(self) -> int:
         return self.recipe.num_models
 
+    def merged(
+        self,
+        seen: Seen,
+        model: int,
+        views: Sequence[str],
+        merge: Callable[[np.ndarray], np.ndarray],
+    ) -> np.ndarray:
+        """Return a function of a model's logits V x N x C, with the share of the refits.
+
+        Only refits that were predicted have a share. The model itself may be missing where they
+        have all of it.
+        """
+        refits = [
+            merge(np.stack([seen[self.key, one][view] for view in views]))
+            for one in self.recipe.refits
+            if (self.key, one) in seen
+        ]
+        found = seen.get((self.key, model))
+        if found is None:
+            return with_refits(np.zeros_like(refits[0]), refits, 1.0)
+        own = merge(np.stack([found[view] for view in views]))
+        return with_refits(own, refits, self.recipe.refit_share)
+
     def logits(self, seen: Seen, model: int) -> np.ndarray:
         """Return the mean over the run's views."""
-        found = seen[self.key, model]
-        return mean_logit(np.stack([found[view] for view in self.recipe.views]))
+        return self.merged(seen, model, self.recipe.views, mean_logit)
 
     def mean(self, logits_KNC: Sequence[np.ndarray]) -> np.ndarray:
         return mean_logits(logits_KNC)
@@ -84,9 +107,9 @@ class Augmented:
 
     def logits(self, seen: Seen, model: int) -> np.ndarray:
         """Return the merged views."""
-        found = seen[self.leaf.key, model]
         views = self.policy.views
-        return self.policy.apply(np.stack([found[view] for view in views]), views)
+        mixed_VNC = self.leaf.merged(seen, model, views, lambda logits_VNC: logits_VNC)
+        return self.policy.apply(mixed_VNC, views)
 
     def mean(self, logits_KNC: Sequence[np.ndarray]) -> np.ndarray:
         return mean_logits(logits_KNC)
@@ -152,7 +175,8 @@ def has(node: Node, seen: Seen, model: int) -> bool:
         return all(has(one, seen, model) for one in used)
     leaf = node.leaf if isinstance(node, Augmented) else node
     assert isinstance(leaf, Leaf)
-    return (leaf.key, model) in seen
+    replaced = leaf.recipe.refit_share == 1 and (leaf.key, leaf.num_models) in seen
+    return (leaf.key, model) in seen or replaced
 
 
 def leaves_of(node: Node) -> dict[str, Leaf]:

@@ -12,6 +12,9 @@ import torch
 
 from foldblend.errors import UserError, shown
 from foldblend.files import is_file
+from foldblend.runs.costs import num_models
+from foldblend.runs.refit import model_name
+from foldblend.runs.run import Run
 from foldblend.runs.schema import read_done
 from foldblend.runs.tables import read_hashed
 
@@ -47,6 +50,7 @@ class FolderWeights:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._num_folds: int | None = None
         self._stamps: dict[str, tuple[int, int, int]] = {}
 
     def is_replaced(self) -> bool:
@@ -56,8 +60,14 @@ class FolderWeights:
         except OSError:
             return True
 
+    def _name(self, index: int | None) -> str:
+        """Return the name of a model; a shared backbone is that of the first one."""
+        if self._num_folds is None:
+            self._num_folds = num_models(Run(self.folder))
+        return model_name(index or 0, self._num_folds)
+
     def _file(self, index: int | None) -> str:
-        return BACKBONE if index is None else f"fold_{index}/best.safetensors"
+        return BACKBONE if index is None else f"{self._name(index)}/best.safetensors"
 
     def fingerprint(self, index: int | None) -> str:
         """Return the hash of the weights that done.json has; `read` compares the file with it.
@@ -69,11 +79,12 @@ class FolderWeights:
         if not is_file(file):
             raise UserError(f"{file}: the weights are missing; run the same command again")
         self._stamps.setdefault(name, _stamp(file))
-        digest = read_done(self.folder, index or 0)["files"].get(name)
+        model = self._name(index)
+        digest = read_done(self.folder, model)["files"].get(name)
         if digest is None:
             raise UserError(
-                f"{self.folder}/fold_{index or 0}/done.json: lacks the hash of {name}; run the"
-                " same command again"
+                f"{self.folder}/{model}/done.json: lacks the hash of {name}; run the same command"
+                " again"
             )
         return digest
 

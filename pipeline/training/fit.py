@@ -71,12 +71,14 @@ class Fit:
         augment: Augmenter | None = None,
         seed_parts: tuple[int, ...] = (),
         micro_batch: int | None = None,
+        stop_after: int | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         """Set up the optimiser, schedule, weight average, loss and mixing of `config`.
 
         `augment` changes and standardises N x H x W x 3 uint8 images on the device. `count_C` is
-        the number of training images of each class.
+        the number of training images of each class. Training ends after `stop_after` epochs of the
+        schedule (None: at its end).
         """
         counts_C = np.ones(1, int) if count_C is None else count_C
         self.model = model
@@ -106,6 +108,7 @@ class Fit:
         self.watch: Callable[[torch.Tensor], None] | None = None
         """Called with every batch as the model sees it."""
         self.micro_batch = min(micro_batch or config.train.batch_size, config.train.batch_size)
+        self.stop_after = stop_after or config.train.epochs
         self.epoch = 0
         self.step = 0
         self.images_seen = 0
@@ -141,7 +144,7 @@ class Fit:
 
     @property
     def is_done(self) -> bool:
-        return self.epoch >= self.config.train.epochs
+        return self.epoch >= self.stop_after
 
     def epochs(
         self, loader: Any, *, after_step: Callable[[], None] = lambda: None

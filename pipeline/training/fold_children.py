@@ -85,7 +85,7 @@ class FoldChild:
 
     def do(self, index: int, job: TrainingJob) -> dict[str, Any]:
         """Train one fold and return its done.json. Raises FoldError."""
-        log = self.logs / f"fold_{index}.log"
+        log = self.logs / f"{job.run.name_of(index)}.log"
         for kind, what in self._messages(index):
             if kind == "done":
                 return dict(what)

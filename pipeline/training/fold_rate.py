@@ -43,7 +43,7 @@ class FoldRate:
         """
         self.job = job
         self.index = index
-        self.file = job.folder / f"fold_{index}" / FILE
+        self.file = job.folder / job.run.name_of(index) / FILE
         self.info = _read(self.file, job.fold_key) or self._test(train, count_C)
 
     @property

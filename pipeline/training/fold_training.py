@@ -6,6 +6,7 @@ The state is saved regularly, and a killed fold continues from its last checkpoi
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from foldblend.scores.metrics import METRICS, softmax
 from pipeline.config.settings import flatten
 from pipeline.config.train import FIND
 from pipeline.data.sampling import class_counts
+from pipeline.engines.forward import Forward
 from pipeline.engines.measured import saves
 from pipeline.fold_files import fold_record, least_room, start_fold, write_fold
 from pipeline.infer import Model, predict
@@ -30,49 +32,41 @@ from pipeline.training.checkpoint import CHECKPOINT, Checkpoints
 from pipeline.training.finite import NotFiniteError
 from pipeline.training.fit import Epoch, Fit
 from pipeline.training.fold_rate import FoldRate
-from pipeline.training.inner import inner_rows
+from pipeline.training.inner import inner_split
 from pipeline.training.saved_state import Course, MisfitError, check_course, tensors_in
 from pipeline.watch.progress import FoldProgress
 from pipeline.watch.tracking import attribute_scores, open_trackers, tracking_id
 from tta.merge import mean_logit
 from tta.views.names import view_of
 
-__all__ = ["run_fold"]
+__all__ = ["FoldTraining", "run_fold", "state_of"]
 
 # Images shown to TensorBoard and W&B, of a training batch and of the worst mistakes.
 NUM_SHOWN = 16
 
 
-class _FoldTraining:
-    """A fold during its training."""
+class FoldTraining:
+    """A fold during its training.
+
+    Subclasses train further models of a run: they choose other rows, and end in other files.
+    """
+
+    stop_after: int | None = None
+    """Number of epochs after which training ends before the end of its schedule."""
 
     def __init__(self, job: TrainingJob, index: int) -> None:
         config = job.run.config
         self.job = job
         self.index = index
-        self.folder = job.folder / f"fold_{index}"
+        self.folder = self._folder()
         self.num_epochs = config.train.epochs
+        self.select = config.train.select
+        self.seed_parts = self._seed_parts()
         self.metric = METRICS[config.output.metric]
         if job.compute.is_cuda:
             torch.cuda.reset_peak_memory_stats(job.compute.device)
-        repeat, fold = job.place(index)
-        is_held_out = job.run.fold_RN[repeat] == fold
-        self.held_out = job.run.manifest.train[is_held_out].reset_index(drop=True)
-        learns_N = ~is_held_out
-        self.selection_rows = self.held_out
-        if config.train.select == "inner":
-            others = job.run.manifest.train[learns_N]
-            learns_N = learns_N.copy()
-            inner_N = inner_rows(
-                others,
-                seed=derive_seed("inner", config.split.split_seed, index),
-                group_name=job.run.manifest.group_name,
-            )
-            # Scored by their true labels, even where training uses other (corrected) ones.
-            self.selection_rows = others[inner_N].reset_index(drop=True)
-            learns_N[np.flatnonzero(learns_N)[inner_N]] = False
-        train = job.run.manifest.training_rows(learns_N)
-        self.loader = job.feeder.train(train, seed_parts=(config.train.seed, index), say=job.say)
+        self.held_out, self.selection_rows, train = self._rows_to_use()
+        self.loader = job.feeder.train(train, seed_parts=self.seed_parts, say=job.say)
         self._loaders: dict[int, Any] = {}
         self.count_C = class_counts(train, job.run.manifest.num_classes)
         self.rate = FoldRate(job, index, train, self.count_C) if config.train.lr == FIND else None
@@ -89,7 +83,7 @@ class _FoldTraining:
             )
             job.say(f"{job.title(index)}: continued at {where}")
         else:
-            start_fold(job, index)
+            self._start()
         if self.rate is not None:
             self.rate.write()
         tensors = [*tensors_in(self.fit.model.state_dict())]
@@ -98,6 +92,30 @@ class _FoldTraining:
         self.start = time.perf_counter() - self.course.seconds
         if self.rate is not None and not self.course.seconds:
             self.start -= self.rate.info["seconds"]
+
+    def _folder(self) -> Path:
+        """Return the folder of the model."""
+        return self.job.folder / self.job.run.name_of(self.index)
+
+    def _seed_parts(self) -> tuple[int, ...]:
+        """Return what the order of rows and their augmentation are derived from."""
+        return (self.job.run.config.train.seed, self.index)
+
+    def _start(self) -> None:
+        """Make an empty folder for the model."""
+        start_fold(self.job, self.index)
+
+    def _rows_to_use(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+        """Return the held-out rows, those that choose the epoch, and the training rows."""
+        job = self.job
+        repeat, fold = job.place(self.index)
+        is_held_out = job.run.fold_RN[repeat] == fold
+        held_out = job.run.manifest.train[is_held_out].reset_index(drop=True)
+        learns_N = ~is_held_out
+        selection_rows = held_out
+        if self.select == "inner":
+            selection_rows, learns_N = inner_split(job.run, learns_N, self.index)
+        return held_out, selection_rows, job.run.manifest.training_rows(learns_N)
 
     def _new_fit(self) -> Fit:
         """Return the fold before its first step."""
@@ -113,8 +131,9 @@ class _FoldTraining:
             steps_per_epoch=len(self.loader),
             count_C=self.count_C,
             augment=job.feeder.device_augmentation,
-            seed_parts=(config.train.seed, self.index),
+            seed_parts=self.seed_parts,
             micro_batch=job.limits.micro_batch,
+            stop_after=self.stop_after,
             say=lambda line: job.say(f"{job.title(self.index)}: {line}"),
         )
 
@@ -150,7 +169,7 @@ class _FoldTraining:
         trackers = open_trackers(
             self.folder,
             run_name=job.folder.name,
-            fold_title=f"fold_{self.index}",
+            fold_title=self.job.run.name_of(self.index),
             run_id=tracking_id(job.folder.name, job.fold_key, self.index),
             use_wandb=job.run.config.output.wandb,
             purge_step=min(self.fit.epoch, self.num_epochs - 1),
@@ -252,7 +271,7 @@ class _FoldTraining:
         Scores that choose the epoch are always torch's, since what pays is measured.
         """
         job = self.job
-        is_shown_only = job.run.config.train.select == "last"
+        is_shown_only = self.select == "last"
         if job.spec is None or not is_shown_only:
             return model
         num = len(self.held_out)
@@ -285,7 +304,6 @@ class _FoldTraining:
     def _end_epoch(self, epoch: Epoch) -> None:
         """Log an epoch, compare it with the best one under --select, and save the last one."""
         course = self.course
-        metric = self.job.run.config.output.metric
         course.train_seconds += epoch.seconds
         course.train_images += epoch.images
         row: dict[str, float] = {
@@ -296,22 +314,26 @@ class _FoldTraining:
             # Of all processes that trained the fold; readers of a running run need it.
             "seconds": time.perf_counter() - self.start,
         }
-        select = self.job.run.config.train.select
+        self._log_epoch(row, epoch)
+        if self.fit.is_done:
+            self.checkpoints.save(self._state())
+
+    def _log_epoch(self, row: dict[str, float], epoch: Epoch) -> None:
+        """Log an epoch with its scores; `row` has what is known without them."""
+        select = self.select
         if select != "last":
             score = self._score(
                 self.selection_rows,
                 self._predict(epoch.model, self.selection_rows, self.job.run.views[:1]),
             )
             self._choose(epoch, score)
-            row[f"{select}_{metric}"] = score
-        course.rows.append(row)
+            row[f"{select}_{self.job.run.config.output.metric}"] = score
+        self.course.rows.append(row)
         # With --select last, the last epoch is logged with the logits that `_finish` writes, so
         # that these rows are not predicted twice.
         if not self.fit.is_done or select != "last":
             model = self._for_epoch(epoch.model)
             self._note(row, self._predict(model, self.held_out, self.job.run.views[:1]))
-        if self.fit.is_done:
-            self.checkpoints.save(self._state())
 
     def _choose(self, epoch: Epoch, score: float) -> None:
         config = self.job.run.config
@@ -375,7 +397,7 @@ class _FoldTraining:
         start = time.perf_counter()
         held_VNC = self._predict(forward, self.held_out, job.run.views, pad_to=size)
         infer_seconds = time.perf_counter() - start
-        if job.run.config.train.select == "last":
+        if self.select == "last":
             score = self._note(course.rows[-1], held_VNC)
         else:
             score = self._score(self.held_out, held_VNC)
@@ -387,15 +409,24 @@ class _FoldTraining:
             if job.run.manifest.test is None
             else self._predict(forward, job.run.manifest.test, job.run.views, pad_to=size)
         )
-        state = {
-            name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
-        }
-        files = write_fold(job, self.index, state=state, held_VNC=held_VNC, test_VNC=test_VNC)
-        done = {
-            **fold_record(job, self.index, files, score),
+        files = write_fold(
+            job, self.index, state=state_of(model), held_VNC=held_VNC, test_VNC=test_VNC
+        )
+        num_inferred = len(self.held_out) * len(job.run.views)
+        done = fold_record(job, self.index, files, score)
+        done |= self._facts(forward, num_inferred / infer_seconds)
+        if course.best_state is not None:
+            done["epoch"] = course.best_epoch
+        return self._write_done(done)
+
+    def _facts(self, forward: Forward, infer_images_per_s: float | None) -> dict[str, Any]:
+        """Return what done.json has on the time, memory and engine of the model."""
+        job = self.job
+        course = self.course
+        done: dict[str, Any] = {
             "seconds": time.perf_counter() - self.start,
             "train_images_per_s": course.train_images / max(course.train_seconds, 1e-9),
-            "infer_images_per_s": len(self.held_out) * len(job.run.views) / infer_seconds,
+            "infer_images_per_s": infer_images_per_s,
             "micro_batch": self.fit.micro_batch,
         }
         chunk = self.chunks.most
@@ -407,24 +438,33 @@ class _FoldTraining:
             done["compiled"] = self.fit.forward is not self.fit.model
         if job.compute.is_cuda:
             done["gpu_memory"] = torch.cuda.max_memory_reserved(job.compute.device)
-        if course.best_state is not None:
-            done["epoch"] = course.best_epoch
         if self.rate is not None:
             done |= self.rate.record()
-        check_there(job.folder)
+        return done
+
+    def _write_done(self, done: dict[str, Any]) -> dict[str, Any]:
+        """Write done.json, after which the checkpoint is not needed, and return its content."""
+        check_there(self.job.folder)
         write_json(self.folder / "done.json", done)
         self.checkpoints.remove()
         return done
 
 
-def run_fold(job: TrainingJob, index: int) -> dict[str, Any]:
+def state_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the weights of a model as they are written to files."""
+    return {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+
+
+def run_fold(
+    job: TrainingJob, index: int, kind: type[FoldTraining] = FoldTraining
+) -> dict[str, Any]:
     """Train and score one fold, from its checkpoint if it has one, and return its done.json.
 
     A checkpoint that cannot be continued from, or ends in logits that are not finite, is removed:
     the same command would fail again. Raises UserError for what the device cannot do.
     """
     try:
-        return _from_checkpoint(job, index)
+        return _from_checkpoint(job, index, kind)
     except RuntimeError as error:
         failure = device_failure(error, device=f"--device {job.compute.device}")
         if failure is None:
@@ -434,21 +474,21 @@ def run_fold(job: TrainingJob, index: int) -> dict[str, Any]:
         raise failure from error
 
 
-def _from_checkpoint(job: TrainingJob, index: int) -> dict[str, Any]:
+def _from_checkpoint(job: TrainingJob, index: int, kind: type[FoldTraining]) -> dict[str, Any]:
     """Run a fold from its checkpoint, or from its start if that cannot be continued from."""
-    file = job.folder / f"fold_{index}" / CHECKPOINT
+    file = job.folder / job.run.name_of(index) / CHECKPOINT
     try:
-        return _FoldTraining(job, index).run()
+        return kind(job, index).run()
     except NotFiniteLogitsError:
         file.unlink(missing_ok=True)
         raise
     except MisfitError as error:
         job.say(_not_used(job, index, shown(str(error))))
     file.unlink(missing_ok=True)
-    return _FoldTraining(job, index).run()
+    return kind(job, index).run()
 
 
 def _not_used(job: TrainingJob, index: int, why: str) -> str:
     """Return the line on a checkpoint that is not used."""
-    file = job.folder / f"fold_{index}" / CHECKPOINT
+    file = job.folder / job.run.name_of(index) / CHECKPOINT
     return f"{job.title(index)}: {file} is removed ({why}), so the fold starts from the beginning"

@@ -7,8 +7,10 @@ import pandas as pd
 
 from foldblend.errors import UserError
 from folds.split import assign_folds
+from pipeline.job import Prepared
+from pipeline.seeding import derive_seed
 
-__all__ = ["inner_rows"]
+__all__ = ["inner_rows", "inner_split"]
 
 # One of this many inner folds is held out.
 INNER_FOLDS = 5
@@ -47,3 +49,27 @@ def inner_rows(train: pd.DataFrame, *, seed: int, group_name: str = "group") -> 
         )
     num_folds = min(INNER_FOLDS, num_groups)
     return assign_folds(train["label"].to_numpy(), group_N, num_folds=num_folds, seed=seed) == 0
+
+
+def inner_split(run: Prepared, learns_N: np.ndarray, index: int) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return the rows that are held out of a model's training rows, and the mask of the others.
+
+    Parameters
+    ----------
+    run
+        The run.
+    learns_N
+        Mask of the training rows of the model in the manifest's `train`.
+    index
+        Number of the model, of which the split is derived.
+    """
+    others = run.manifest.train[learns_N]
+    inner_N = inner_rows(
+        others,
+        seed=derive_seed("inner", run.config.split.split_seed, index),
+        group_name=run.manifest.group_name,
+    )
+    left_N = learns_N.copy()
+    left_N[np.flatnonzero(learns_N)[inner_N]] = False
+    # Scored by their true labels, even where training uses other (corrected) ones.
+    return others[inner_N].reset_index(drop=True), left_N
