@@ -1,0 +1,242 @@
+"""Models of all rows that join a run: their share of test logits, and what stays the folds'."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import foldblend as fb
+from foldblend.errors import UserError
+from foldblend.runs.refit import with_refits
+from foldblend.runs.run import Run
+from pipeline.models.timm_import import timm
+from pipeline.predict.config import PredictConfig
+from pipeline.predict.inputs import read_inputs
+from pipeline.predict.run import Prediction
+from pipeline.predict.session import open_session
+
+BACKBONE = "test_efficientnet"
+SMALL: dict[str, Any] = {
+    "backbone": BACKBONE,
+    "folds": 3,
+    "epochs": 1,
+    "img_size": "32",
+    "threads": 1,
+    "workers": 0,
+    "page": False,
+}
+KINDS = (
+    *("full", "soup", "only", "two"),
+    *("frozen_full", "frozen_soup", "full_tta", "soup_tta", "both"),
+)
+SHARES = [("full", 0.25), ("soup", 1), ("only", 1), ("two", 0.5)]
+
+
+def silent(_: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a file of weights that the models of all folds begin with."""
+    file = tmp_path_factory.mktemp("start") / "start.safetensors"
+    torch.manual_seed(0)
+    safetensors.torch.save_file(timm.create_model(BACKBONE).state_dict(), file)
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def settings(start: str, tiny_layout: Path) -> dict[str, Any]:
+    small = {name: value for name, value in SMALL.items() if value is not None}
+    return {**small, "weights": start, "data": str(tiny_layout), "say": silent}
+
+
+@pytest.fixture(scope="module")
+def outputs(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a run, and copies of it with each kind of refit; TTA'd runs and a blend of them."""
+    made = tmp_path_factory.mktemp("made") / "outputs"
+    common = {**settings, "output": str(made)}
+    fb.cross_validate(**common, tta="hflip", name="plain")
+    asked: dict[str, dict[str, Any]] = {
+        "full": {"refit": "full"},
+        "soup": {"refit": "soup"},
+        "only": {"refit": "full", "refit_share": 1},
+        "two": {"refit": "full", "refit_models": 2, "refit_share": 0.5},
+    }
+    for name, refit in asked.items():
+        shutil.copytree(made / "plain", made / name)
+        fb.cross_validate(**common, tta="hflip", name=name, **refit)
+    for kind in ("full", "soup"):
+        fb.cross_validate(**common, finetune="head", name=f"frozen_{kind}", refit=kind)
+    short = {"page": False, "say": silent}
+    for kind in ("full", "soup"):
+        fb.run_tta(made / kind, views="vflip,gamma:1.2", merge="prob", name=f"{kind}_tta", **short)
+    members = [made / name for name in ("full", "soup_tta", "frozen_full", "plain")]
+    fb.blend(members, method="tempered", name="both", **short)
+    return made
+
+
+def predicted(place: Path, images: Path) -> tuple[list[str], np.ndarray]:
+    """Return the ids and logits that a run or file predicts."""
+    config = PredictConfig(run=str(place))
+    session = open_session(place, config, say=silent)
+    inputs = read_inputs(str(images), config.reading(session.predictor.settings), ())
+    _, logits_NC, _ = Prediction(session, inputs, config, say=silent).logits()
+    return inputs.ids, logits_NC
+
+
+def test_the_folds_and_their_score_stay_as_they_are(outputs):
+    plain = Run(outputs / "plain")
+    for name in ("full", "soup", "only", "two"):
+        run = Run(outputs / name)
+        for file in ("oof.parquet", "fold_1/best.safetensors", "test_fold_2.parquet", "folds.csv"):
+            assert (plain.path / file).read_bytes() == (run.path / file).read_bytes()
+        assert plain.report["headline"] == run.report["headline"]
+        assert any("the score is theirs" in note for note in run.info["notes"])
+
+
+@pytest.mark.parametrize(("name", "share"), SHARES)
+def test_refits_have_the_stated_share_of_the_test_logits(outputs, name, share):
+    plain = Run(outputs / "plain")
+    run = Run(outputs / name)
+    assert run.info["refit"]["share"] == share
+    num = len(run.info["refit"]["models"])
+    own = plain.logits(plain.test).astype(float)
+    added = np.mean([run.logits(run.table(f"test_refit_{one}")) for one in range(num)], axis=0)
+    wanted = (1 - share) * own + share * added
+    np.testing.assert_allclose(run.logits(run.test), wanted, atol=1e-5)
+    assert np.abs(own - added).max() > 1e-3
+    # Each fold's logits have the same share, so that what is fitted on folds keeps it.
+    folds = [run.logits(run.test_fold(fold)).astype(float) for fold in range(3)]
+    np.testing.assert_allclose(np.mean(folds, axis=0), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_folders_and_files_predict_as_the_test_table_has_it(outputs, tiny_layout, name, tmp_path):
+    """Bit for bit, also where the folds' models are not in the file."""
+    run = Run(outputs / name)
+    file = fb.export_model(run, tmp_path / "a.zip", say=silent)
+    for place in (run.path, file):
+        ids, logits_NC = predicted(place, tiny_layout / "eval" / "images")
+        wanted = run.logits(run.test.set_index("image_id").loc[ids])
+        np.testing.assert_array_equal(logits_NC, wanted)
+    names = zipfile.ZipFile(file).namelist()
+    of_folds = [one for one in names if "/fold_" in one]
+    assert bool(of_folds) == (name not in ("soup", "only", "frozen_soup", "soup_tta"))
+
+
+def test_chosen_folds_predict_without_the_refit(outputs, tiny_layout):
+    """A refit has trained on the held-out rows of every fold."""
+    run = Run(outputs / "full")
+    found = fb.predict(run.path, str(tiny_layout / "eval" / "images"), folds="1", say=silent)
+    other = fb.predict(
+        outputs / "plain", str(tiny_layout / "eval" / "images"), folds="1", say=silent
+    )
+    columns = [one for one in found if one.startswith("proba_")]
+    np.testing.assert_array_equal(found[columns], other[columns])
+
+
+def test_the_same_command_trains_nothing_again_and_keeps_the_refit(outputs, settings):
+    run = Run(outputs / "two")
+    before = {file: file.stat().st_mtime_ns for file in run.path.rglob("best.safetensors")}
+    test = (run.path / "test.parquet").read_bytes()
+    said: list[str] = []
+    common = {**settings, "output": str(outputs), "tta": "hflip", "say": said.append}
+    fb.cross_validate(**common, name="two")
+    assert any("nothing was trained" in line for line in said)
+    assert (run.path / "test.parquet").read_bytes() == test
+    assert before == {file: file.stat().st_mtime_ns for file in run.path.rglob("best.safetensors")}
+    assert Run(run.path).settings["refit"] == "full"
+
+
+def test_the_share_can_be_changed_and_the_refit_left_out(outputs, settings, tmp_path):
+    shutil.copytree(outputs / "two", tmp_path / "two")
+    common = {**settings, "output": str(tmp_path), "tta": "hflip", "name": "two"}
+    weights = (tmp_path / "two" / "refit_1" / "best.safetensors").stat().st_mtime_ns
+    run = fb.cross_validate(**common, refit_share=0.1)
+    assert run.info["refit"]["share"] == 0.1
+    assert (run.path / "refit_1" / "best.safetensors").stat().st_mtime_ns == weights
+    run = fb.cross_validate(**common, refit="none")
+    assert "refit" not in run.info
+    plain = Run(outputs / "plain")
+    assert (run.path / "test.parquet").read_bytes() == (plain.path / "test.parquet").read_bytes()
+
+
+def test_a_damaged_refit_is_made_again(outputs, settings, tmp_path):
+    shutil.copytree(outputs / "full", tmp_path / "full")
+    file = tmp_path / "full" / "refit_0" / "best.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"refit_0/best\.safetensors: has changed"):
+        predicted(tmp_path / "full", Path(settings["data"]) / "eval" / "images")
+    said: list[str] = []
+    common = {**settings, "output": str(tmp_path), "tta": "hflip", "say": said.append}
+    fb.cross_validate(**common, name="full")
+    assert any("damaged" in line and "refit_0" in line for line in said)
+    assert file.read_bytes() == whole
+
+
+def test_folds_that_begin_with_random_weights_have_no_soup(settings, tmp_path):
+    with pytest.raises(UserError, match=r"--refit soup: .* different random weights"):
+        fb.cross_validate(
+            **{**settings, "weights": None},
+            pretrained="none",
+            output=str(tmp_path),
+            name="a",
+            refit="soup",
+        )
+    assert not (tmp_path / "a").exists()
+
+
+def test_no_refit_leaves_logits_as_they_are():
+    logits_NC = np.ones((2, 3), np.float32)
+    assert with_refits(logits_NC, [], 0.5) is logits_NC
+
+
+def test_a_refit_of_select_inner_ends_at_the_median_epoch_of_the_folds(settings, tmp_path):
+    common = {**settings, "epochs": 3, "output": str(tmp_path), "name": "a", "select": "inner"}
+    run = fb.cross_validate(**common, refit="full")
+    chosen = sorted(fold["epoch"] for fold in run.info["folds"])
+    assert run.info["refit"]["models"][0]["epoch"] == chosen[1]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"refit_share": 0},
+        {"refit_share": 1.5},
+        {"refit_share": "half"},
+        {"refit_models": 0},
+    ],
+)
+def test_wrong_settings_are_named(settings, tmp_path, changed):
+    with pytest.raises(UserError, match=f"--{next(iter(changed)).replace('_', '-')}"):
+        fb.cross_validate(**settings, output=str(tmp_path), refit="full", **changed)
+
+
+def test_a_changed_test_table_of_a_refit_is_noticed(outputs, tmp_path):
+    shutil.copytree(outputs / "full", tmp_path / "full")
+    file = tmp_path / "full" / "test_refit_0.parquet"
+    file.write_bytes(file.read_bytes() + b" ")
+    with pytest.raises(UserError, match=r"test_refit_0\.parquet: has changed"):
+        Run(tmp_path / "full").test_fold(0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["full_tta", "only", "frozen_full", "frozen_soup", "both"])
+def test_graphs_and_folders_of_timm_have_the_refits(outputs, tmp_path, name):
+    """Each graph and folder is compared with predict.py when it is written."""
+    pytest.importorskip("onnxruntime")
+    fb.export_model(Run(outputs / name), onnx=tmp_path / "onnx", timm=tmp_path / "timm", say=silent)
+    graphs = {file.stem for file in (tmp_path / "onnx").glob("*.onnx")}
+    folders = {file.name for file in (tmp_path / "timm").iterdir()}
+    for made in (graphs, folders):
+        assert any("refit_0" in one for one in made)
+        assert any("fold_0" in one for one in made) == (name not in ("only", "frozen_soup"))
