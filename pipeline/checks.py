@@ -62,6 +62,20 @@ def check_flags(config: RunConfig) -> None:
         " --select out",
     )
     require(
+        not (train.soup and train.seeds == 1),
+        "--soup: it averages the weights of several seeds; add --seeds 3",
+    )
+    require(
+        not (train.soup and train.frozen),
+        "--soup with --finetune head: a linear head is the same for every seed; pass --finetune"
+        " full, or leave --soup out",
+    )
+    require(
+        not (train.soup and train.select == "best"),
+        "--soup with --select best: the epochs would be chosen on the rows that are scored; pass"
+        " --select inner, or leave --select out",
+    )
+    require(
         not (train.select != "last" and train.average_last),
         "--average-last with --select: the average is over the last epochs, not around the best"
         " one; pass one of them",

@@ -41,7 +41,10 @@ from pipeline.predict.compare import add_reference
 from pipeline.predict.weights import FolderWeights
 from pipeline.prepare import prepare
 from pipeline.refit import check_refit, kept_refit, num_asked, train_refits
+from pipeline.soup_section import soup_section
+from pipeline.training.fold_training import run_fold
 from pipeline.training.parallel_folds import run_folds
+from pipeline.training.soup_of_seeds import run_soup_fold
 from pipeline.training.start import training_job
 from pipeline.watch.progress import Progress
 from reports.run.screen import finish
@@ -224,6 +227,8 @@ def _complete(
         write_section(folder, "views", view_section(Run(folder)))
     if run.chosen is not None:
         write_section(folder, "search", run.chosen.section)
+    if run.config.train.soup:
+        write_section(folder, "soup", soup_section(run, info["folds"]))
     output = run.config.output
     finish(Run(folder), page=output.page, report=output.report, say=say)
 
@@ -247,13 +252,15 @@ def _train(
     say: Say,
 ) -> dict[int, dict[str, Any]]:
     """Train the folds of `todo` and return the done.json of each."""
-    with contextlib.closing(Progress(len(todo))) as progress:
+    num = len(todo) * max(run.config.train.num_ingredients, 1)
+    with contextlib.closing(Progress(num)) as progress:
         key = fold_key(run, info)
         job = training_job(run, folder, info, key=key, progress=progress, say=say)
         for index in [index for index, fold in done.items() if fold is not None]:
             say(f"{job.title(index)}: finished before, kept")
-        run_todo = run_heads if run.config.train.frozen else run_folds
-        return run_todo(job, todo)
+        if run.config.train.frozen:
+            return run_heads(job, todo)
+        return run_folds(job, todo, run=run_soup_fold if run.config.train.soup else run_fold)
 
 
 def _say_left(folder: Path, left: Sequence[int], say: Say) -> None:
@@ -283,7 +290,7 @@ def cross_validate_seeds(
     """
     config = _configured(config, settings)
     first = config.train.seed
-    num = config.train.seeds
+    num = config.train.num_runs
     if config.output.dry_run:
         if num > 1:
             say(f"--seeds {num}: {num} runs like the following one")

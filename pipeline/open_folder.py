@@ -116,7 +116,9 @@ def is_obsolete(
         )
     if old.get("run_key") == info["run_key"] and resume:
         return False
-    kept = [*folder.glob("fold_*/done.json"), *folder.glob(f"fold_*/{CHECKPOINT}")]
+    names = ("done.json", CHECKPOINT)
+    places = ("fold_*", "fold_*/seed_*")
+    kept = [file for place in places for name in names for file in folder.glob(f"{place}/{name}")]
     # A run without a finished fold or checkpoint may be replaced, since nothing is lost.
     if not resume or not kept:
         return True

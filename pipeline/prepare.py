@@ -86,7 +86,7 @@ def _run_folder(config: RunConfig, manifest: Manifest) -> Path:
     """Return the run folder, which need not exist."""
     name = config.output.name or slug(f"{manifest.name}_{config.model.backbone}")
     return Path(config.output.output) / (
-        f"{name}-seed{config.train.seed}" if config.train.seeds > 1 else name
+        f"{name}-seed{config.train.seed}" if config.train.num_runs > 1 else name
     )
 
 
@@ -138,7 +138,7 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
         known = checked_keys(cache_dir)
         remembered = kept_values(cache_dir)
     told = once(say)
-    if config.output.resume and config.output.name is not None and config.train.seeds == 1:
+    if config.output.resume and config.output.name is not None and config.train.num_runs == 1:
         before = Before.of(Path(config.output.output) / config.output.name)
         config = _continued(config, before, told)
     load = functools.partial(
@@ -228,6 +228,8 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
         run_key["own modules"] = own
     if is_downloaded(backbone):
         run_key["backbone"] = description_hash(backbone)
+    if decided.train.soup:
+        run_key["seeds of the soup"] = str(decided.train.num_ingredients)
     # The fold file counts by its content, not by its path.
     if decided.split.fold_file is not None:
         run_key["fold file"] = hashlib.blake2b(fold_RN.tobytes(), digest_size=16).hexdigest()

@@ -73,7 +73,7 @@ def settings_of_run(config: RunConfig, manifest: Manifest, size: str, name: str)
         data="demo" if manifest.is_demo else root,
         img_size=size,
         name=name,
-        seeds=1,
+        seeds=max(config.train.num_ingredients, 1),
         config=None,
         only_folds=None,
         resume=True,

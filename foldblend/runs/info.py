@@ -110,6 +110,12 @@ class FoldInfo(TypedDict, total=False):
     """Largest number of bytes of GPU memory that the fold had reserved."""
     epoch: Count
     l2: Seconds
+    soup: list[Count]
+    """Seeds whose mean weights the model has, with --soup."""
+    seed_scores: list[float | None]
+    """Score of each seed on the groups that chose them, in the order of the seeds."""
+    soup_score: float | None
+    """Score of the mean weights on these groups."""
     lr: Rate
     """Peak learning rate that --lr find took."""
     lr_found: bool

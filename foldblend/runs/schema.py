@@ -222,7 +222,8 @@ def read_done(folder: Path, model: int | str) -> FoldInfo:
     name = model if isinstance(model, str) else f"fold_{model}"
     cure = f"remove the folder {name}, and the same command makes it again"
     file = folder / name / "done.json"
-    needed = DONE if name.startswith("fold_") else DONE_OF_ANY
+    is_fold = name.startswith("fold_") and "/" not in name
+    needed = DONE if is_fold else DONE_OF_ANY
     found: FoldInfo = read_checked(file, FoldInfo, needed=needed, folder=folder, cure=cure)
     return found
 

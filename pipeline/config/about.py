@@ -23,6 +23,9 @@ __all__ = ["describe_run"]
 
 
 def _weights(train: TrainConfig, groups: str) -> str:
+    if train.soup:
+        of = _weights(dataclasses.replace(train, soup=False), groups)
+        return f"mean weights of up to {train.seeds} seeds (a soup), each after {of}"
     if train.select != "last":
         rows = (
             f"a fifth of the training {groups}"

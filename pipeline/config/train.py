@@ -193,11 +193,16 @@ class TrainConfig:
     best: the best epoch on the scored rows themselves. That score is too high (selection optimism),
     so the run is marked optimistic everywhere.
     """
+    soup: bool = flag(False, before=False, worded=True)
+    """Average the weights of the --seeds of each fold into one model, whose score is the run's.
+    The seeds begin with the same weights, and are chosen on a fifth of the fold's training groups.
+    """
     seed: int = flag(0, worded=True, steps=False, common=True)
     """Random seed of initial weights, row order and augmentation."""
     seeds: int = flag(1, worded=True, steps=False, identity=False, common=True)
     """Number of runs with the seeds --seed, --seed + 1 and so on.
-    They have the same folds, and each is written to a separate folder.
+    They have the same folds, and each is written to a separate folder. With --soup: number of
+    models of each fold, in one run.
     """
 
     refit: Literal["none", "full", "soup"] | None = flag(None, **LATER)
@@ -266,6 +271,16 @@ class TrainConfig:
         )
         require(self.seed >= 0, f"--seed {self.seed}: pass 0 or more")
         require(self.seeds >= 1, f"--seeds {self.seeds}: pass 1 or more")
+
+    @property
+    def num_ingredients(self) -> int:
+        """Number of models of each fold whose weights may be averaged, 0 without --soup."""
+        return self.seeds if self.soup else 0
+
+    @property
+    def num_runs(self) -> int:
+        """Number of runs of the command, one for each seed."""
+        return 1 if self.soup else self.seeds
 
     @property
     def peak_lr(self) -> float:

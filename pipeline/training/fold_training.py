@@ -6,6 +6,7 @@ The state is saved regularly, and a killed fold continues from its last checkpoi
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from pipeline.watch.tracking import attribute_scores, open_trackers, tracking_id
 from tta.merge import mean_logit
 from tta.views.names import view_of
 
-__all__ = ["FoldTraining", "run_fold", "state_of"]
+__all__ = ["FoldTraining", "run_fold", "state_of", "trained"]
 
 # Images shown to TensorBoard and W&B, of a training batch and of the worst mistakes.
 NUM_SHOWN = 16
@@ -58,6 +59,7 @@ class FoldTraining:
         config = job.run.config
         self.job = job
         self.index = index
+        self.title = self._title()
         self.folder = self._folder()
         self.num_epochs = config.train.epochs
         self.select = config.train.select
@@ -74,7 +76,8 @@ class FoldTraining:
         self.fit = self._new_fit()
         self.chunks = Chunks(self.fit.say, most=job.limits.chunk)
         self.course = Course()
-        self.checkpoints = Checkpoints(self.folder, job.fold_key, config.output.save_every)
+        self.key = self._key()
+        self.checkpoints = Checkpoints(self.folder, self.key, config.output.save_every)
         if self._restore():
             where = (
                 "trained"
@@ -96,6 +99,19 @@ class FoldTraining:
     def _folder(self) -> Path:
         """Return the folder of the model."""
         return self.job.folder / self.job.run.name_of(self.index)
+
+    def _title(self) -> str:
+        """Return the name of the model in the log."""
+        return self.job.title(self.index)
+
+    @property
+    def _tracked(self) -> str:
+        """Name of the model for TensorBoard and W&B."""
+        return self.folder.relative_to(self.job.folder).as_posix().replace("/", "_")
+
+    def _key(self) -> dict[str, str]:
+        """Return the hashes by which a checkpoint is continued from."""
+        return self.job.fold_key
 
     def _seed_parts(self) -> tuple[int, ...]:
         """Return what the order of rows and their augmentation are derived from."""
@@ -134,7 +150,7 @@ class FoldTraining:
             seed_parts=self.seed_parts,
             micro_batch=job.limits.micro_batch,
             stop_after=self.stop_after,
-            say=lambda line: job.say(f"{job.title(self.index)}: {line}"),
+            say=lambda line: job.say(f"{self.title}: {line}"),
         )
 
     def _restore(self) -> bool:
@@ -152,7 +168,7 @@ class FoldTraining:
             except MisfitError as error:
                 why = shown(str(error))
         if why is not None:
-            self.job.say(_not_used(self.job, self.index, why))
+            self.job.say(_not_used(self.title, self.folder / CHECKPOINT, why))
             # What was restored in part is of no use.
             self.course = Course()
             self.fit = self._new_fit()
@@ -169,8 +185,8 @@ class FoldTraining:
         trackers = open_trackers(
             self.folder,
             run_name=job.folder.name,
-            fold_title=self.job.run.name_of(self.index),
-            run_id=tracking_id(job.folder.name, job.fold_key, self.index),
+            fold_title=self._tracked,
+            run_id=tracking_id(job.folder.name, self.key, self.index),
             use_wandb=job.run.config.output.wandb,
             purge_step=min(self.fit.epoch, self.num_epochs - 1),
             say=job.say,
@@ -179,7 +195,7 @@ class FoldTraining:
             trackers as self.trackers,
             FoldProgress(
                 job.progress,
-                job.title(self.index),
+                self.title,
                 epochs=self.num_epochs,
                 steps=steps,
                 done_steps=done_steps,
@@ -207,7 +223,7 @@ class FoldTraining:
             self.checkpoints.remove()
             images = listed(self.loader.names(error.epoch, error.step), most=4)
             raise UserError(
-                f"{self.job.title(self.index)} {error}, with the images {images};"
+                f"{self.title} {error}, with the images {images};"
                 f" {self.job.compute.cure_of_infinity}"
             ) from None
 
@@ -339,7 +355,7 @@ class FoldTraining:
         config = self.job.run.config
         if not np.isfinite(score):
             raise UserError(
-                f"{self.job.title(self.index)}: --metric {config.output.metric} is undefined on the"
+                f"{self.title}: --metric {config.output.metric} is undefined on the"
                 f" rows that --select {config.train.select} scores epochs on; pass another"
                 " --metric, or --select last"
             )
@@ -379,7 +395,7 @@ class FoldTraining:
         left = job.progress.left()
         shown = f"{score:.4f}" if np.isfinite(score) else "undefined"
         job.say_epoch(
-            f"{job.title(self.index)} epoch {epoch + 1}/{self.num_epochs}: loss"
+            f"{self.title} epoch {epoch + 1}/{self.num_epochs}: loss"
             f" {row['train_loss']:.3f}, held-out {self.metric.title} {shown},"
             f" {row['images_per_s']:.0f} images/s" + (f", {left}" if left else "")
         )
@@ -455,16 +471,36 @@ def state_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
 
 
-def run_fold(
-    job: TrainingJob, index: int, kind: type[FoldTraining] = FoldTraining
-) -> dict[str, Any]:
+def run_fold(job: TrainingJob, index: int) -> dict[str, Any]:
     """Train and score one fold, from its checkpoint if it has one, and return its done.json.
+
+    Raises UserError for what the device cannot do.
+    """
+    file = job.folder / job.run.name_of(index) / CHECKPOINT
+    return trained(job, job.title(index), file, lambda: FoldTraining(job, index))
+
+
+def trained(
+    job: TrainingJob, title: str, file: Path, make: Callable[[], FoldTraining]
+) -> dict[str, Any]:
+    """Train a model, from its checkpoint if it has one, and return its done.json.
 
     A checkpoint that cannot be continued from, or ends in logits that are not finite, is removed:
     the same command would fail again. Raises UserError for what the device cannot do.
+
+    Parameters
+    ----------
+    job
+        The job.
+    title
+        Name of the model in the log.
+    file
+        Its checkpoint.
+    make
+        Returns the model at the start of its training, or as its checkpoint has it.
     """
     try:
-        return _from_checkpoint(job, index, kind)
+        return _from_checkpoint(job, title, file, make)
     except RuntimeError as error:
         failure = device_failure(error, device=f"--device {job.compute.device}")
         if failure is None:
@@ -474,21 +510,21 @@ def run_fold(
         raise failure from error
 
 
-def _from_checkpoint(job: TrainingJob, index: int, kind: type[FoldTraining]) -> dict[str, Any]:
-    """Run a fold from its checkpoint, or from its start if that cannot be continued from."""
-    file = job.folder / job.run.name_of(index) / CHECKPOINT
+def _from_checkpoint(
+    job: TrainingJob, title: str, file: Path, make: Callable[[], FoldTraining]
+) -> dict[str, Any]:
+    """Train a model from its checkpoint, or from its start if that cannot be continued from."""
     try:
-        return kind(job, index).run()
+        return make().run()
     except NotFiniteLogitsError:
         file.unlink(missing_ok=True)
         raise
     except MisfitError as error:
-        job.say(_not_used(job, index, shown(str(error))))
+        job.say(_not_used(title, file, shown(str(error))))
     file.unlink(missing_ok=True)
-    return kind(job, index).run()
+    return make().run()
 
 
-def _not_used(job: TrainingJob, index: int, why: str) -> str:
+def _not_used(title: str, file: Path, why: str) -> str:
     """Return the line on a checkpoint that is not used."""
-    file = job.folder / job.run.name_of(index) / CHECKPOINT
-    return f"{job.title(index)}: {file} is removed ({why}), so the fold starts from the beginning"
+    return f"{title}: {file} is removed ({why}), so the fold starts from the beginning"

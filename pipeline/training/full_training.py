@@ -11,8 +11,9 @@ from foldblend.runs.folder import check_there, write_table
 from foldblend.runs.schema import read_done
 from pipeline.fold_files import model_record, write_fold
 from pipeline.job import TrainingJob
+from pipeline.training.checkpoint import CHECKPOINT
 from pipeline.training.fit import Epoch
-from pipeline.training.fold_training import FoldTraining, run_fold, state_of
+from pipeline.training.fold_training import FoldTraining, state_of, trained
 
 __all__ = ["chosen_epoch", "run_full"]
 
@@ -54,7 +55,7 @@ class FullTraining(FoldTraining):
         self.trackers.scalars({tag: row[name] for tag, name in names.items()}, epoch.index)
         left = job.progress.left()
         job.say_epoch(
-            f"{job.title(self.index)} epoch {epoch.index + 1}/{self.num_epochs}: loss"
+            f"{self.title} epoch {epoch.index + 1}/{self.num_epochs}: loss"
             f" {row['train_loss']:.3f}, {row['images_per_s']:.0f} images/s"
             + (f", {left}" if left else "")
         )
@@ -80,4 +81,5 @@ def run_full(job: TrainingJob, index: int) -> dict[str, Any]:
 
     Raises UserError for what the device cannot do.
     """
-    return run_fold(job, index, FullTraining)
+    file = job.folder / job.run.name_of(index) / CHECKPOINT
+    return trained(job, job.title(index), file, lambda: FullTraining(job, index))

@@ -20,6 +20,7 @@ from foldblend.runs.calibrated import (
     plain_test,
 )
 from foldblend.runs.oof import OofArrays, oof_arrays
+from foldblend.runs.refit import num_refits, refit_share
 from foldblend.runs.report_info import ReportInfo
 from foldblend.runs.rows import in_order_of
 from foldblend.runs.run import Run
@@ -101,13 +102,17 @@ def _test(run: Run, calibration: Calibration) -> dict[str, Any] | None:
         return None
     # The models may have their rows in another order.
     ids = run.test["image_id"]
-    folds = range(run.num_test_folds)
+    replaced = refit_share(run.info) == 1
+    # Where refits replace the models of the folds, the tables of these are all alike.
+    folds = range(1 if replaced else run.num_test_folds)
     models = ahead(lambda fold: run.logits(in_order_of(ids, run.test_fold(fold))), folds)
-    return summarise_test(
+    found = summarise_test(
         run.logits(run.test),
         [*models],
         calibration.proba(run.logits(plain)),
     )
+    refits = num_refits(run.info)
+    return found | ({"num_refits": refits, "refit_share": refit_share(run.info)} if refits else {})
 
 
 def _curves(run: Run) -> list[dict[str, Any]]:

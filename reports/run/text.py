@@ -110,6 +110,8 @@ def single_model_note(report: Report) -> str | None:
     the test set, where the mean of five had 0.818.
     """
     test = report["test"]
+    if test is not None and "num_refits" in test:
+        return _refit_note(test)
     if test is None or test["num_models"] < 2:
         return None
     num_models = test["num_models"]
@@ -126,6 +128,20 @@ def single_model_note(report: Report) -> str | None:
     return (
         f"This is the score of {model} on images that it was not trained on. The submission"
         f" averages {num_models} models{per}, {better}"
+    )
+
+
+def _refit_note(test: Mapping[str, Any]) -> str:
+    """Return the note for a submission in which models of all rows have a share."""
+    share = test["refit_share"]
+    of_all = f"{counted(test['num_refits'], 'model')} of all rows"
+    by = f"is by {of_all}"
+    if share < 1:
+        folds = counted(test["num_models"], "model")
+        by = f"averages {folds} of folds ({1 - share:.0%}) and {of_all} ({share:.0%})"
+    return (
+        "This is the score of single models of folds, each on images that it was not trained on."
+        f" The submission {by}. Models of all rows have no score."
     )
 
 
