@@ -42,7 +42,6 @@ from pipeline.predict.weights import FolderWeights
 from pipeline.prepare import prepare
 from pipeline.refit import check_refit, kept_refit, num_asked, train_refits
 from pipeline.soup_section import soup_section
-from pipeline.training.fold_training import run_fold
 from pipeline.training.parallel_folds import run_folds
 from pipeline.training.soup_of_seeds import run_soup_fold
 from pipeline.training.start import training_job
@@ -260,7 +259,9 @@ def _train(
             say(f"{job.title(index)}: finished before, kept")
         if run.config.train.frozen:
             return run_heads(job, todo)
-        return run_folds(job, todo, run=run_soup_fold if run.config.train.soup else run_fold)
+        if run.config.train.soup:
+            return run_folds(job, todo, run=run_soup_fold)
+        return run_folds(job, todo)
 
 
 def _say_left(folder: Path, left: Sequence[int], say: Say) -> None:

@@ -194,15 +194,14 @@ class TrainConfig:
     so the run is marked optimistic everywhere.
     """
     soup: bool = flag(False, before=False, worded=True)
-    """Average the weights of the --seeds of each fold into one model, whose score is the run's.
-    The seeds begin with the same weights, and are chosen on a fifth of the fold's training groups.
+    """Make one run, in which each fold's model has the mean weights of some of its --seeds.
+    They begin with the same weights, and are chosen on a fifth of the fold's training groups.
     """
     seed: int = flag(0, worded=True, steps=False, common=True)
     """Random seed of initial weights, row order and augmentation."""
     seeds: int = flag(1, worded=True, steps=False, identity=False, common=True)
     """Number of runs with the seeds --seed, --seed + 1 and so on.
-    They have the same folds, and each is written to a separate folder. With --soup: number of
-    models of each fold, in one run.
+    They have the same folds, and each is written to a separate folder.
     """
 
     refit: Literal["none", "full", "soup"] | None = flag(None, **LATER)

@@ -120,7 +120,7 @@ def test_a_fold_killed_after_its_last_step_only_predicts_again(tiny_layout, tmp_
     whole = cross_validate(config_of(tiny_layout, tmp_path / "whole"), say=lambda _: None)
     broken = config_of(tiny_layout, tmp_path / "broken", save_every=1e6)
     with monkeypatch.context() as patch:
-        patch.setattr(training._FoldTraining, "_finish", dies)
+        patch.setattr(training.FoldTraining, "_finish", dies)
         with pytest.raises(Killed):
             cross_validate(broken, say=lambda _: None)
     assert (tmp_path / "broken" / "a" / "fold_0" / CHECKPOINT).is_file()
@@ -259,7 +259,7 @@ def test_the_least_log_loss_is_chosen(tiny_layout, tmp_path):
 
 
 def test_an_undefined_metric_cannot_choose(tiny_layout, tmp_path, monkeypatch, cv_command):
-    monkeypatch.setattr(training._FoldTraining, "_score", lambda *_: float("nan"))
+    monkeypatch.setattr(training.FoldTraining, "_score", lambda *_: float("nan"))
     argv = ["--data", tiny_layout, "--output", tmp_path, "--backbone", "test_efficientnet", *TINY]
     cv_command(*argv, "--select", "inner").assert_one_line_error(
         "fold 0", "is undefined", "--select last"
