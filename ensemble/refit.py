@@ -24,11 +24,12 @@ from ensemble.threads import one_thread
 from foldblend.errors import UserError, listed
 from foldblend.runs.check import finished_run
 from foldblend.runs.run import Run
+from foldblend.scores.held_out import group_parts, outer_parts
 from foldblend.scores.metrics import Metric
 from foldblend.scores.rows import Rows
 from foldblend.scores.run_metric import metric_of
 
-__all__ = ["agrees", "refitted"]
+__all__ = ["Refit", "agrees", "refitted"]
 
 # Relative and absolute difference of numbers that another machine, whose sums are rounded
 # differently, may compute. Summaries are rounded to 4 digits.
@@ -135,6 +136,48 @@ def _fit(method: Method, aligned: Aligned, metric: Metric) -> Fitted:
         )
     rows = Singles(aligned, metric, blend="").rows
     return method.fit(Evidence(list(aligned.oof()), rows, metric))
+
+
+class Refit:
+    """The method of a blend, to be fitted again on some rows.
+
+    The method itself, the members that --budget or --drop-harmful left, and the weights of a mean
+    of several methods are those of the blend.
+    """
+
+    def __init__(self, run: Run) -> None:
+        """Take a blend; raise UserError if its blend.yaml is damaged."""
+        self.name, summary, offsets_C = _found(run)
+        self.zeros_C = np.zeros_like(offsets_C)
+        config = read_blend_file(run.path / "blend.yaml")
+        try:
+            self.method = _method(self.name, summary, config)
+        except (LookupError, TypeError, ValueError):
+            raise UserError(
+                f"{run.path / 'blend.yaml'}: its fitted method, {self.name}, is unknown or damaged;"
+                f" make the blend again: {_again(run.path)}"
+            ) from None
+        self.metric = metric_of(run.info)
+
+    # One thread makes sums the same on any number of cores.
+    @one_thread()
+    def fit(self, logits_MNC: Sequence[np.ndarray], rows: Rows) -> Parameters:
+        """Return the method fitted on the members' logits of these rows, without offsets."""
+        fitted = self.method.fit(Evidence(list(logits_MNC), rows.coded(), self.metric))
+        return Parameters(self.name, fitted, self.zeros_C, self.method.of_shares).plain()
+
+    def cross_fitted(self, logits_MNC: Sequence[np.ndarray], rows: Rows) -> np.ndarray:
+        """Return blended logits N x C, each row by the method fitted on other groups.
+
+        Rows of a single fold are split into halves of groups.
+        """
+        if len(np.unique(rows.fold_N)) < 2:
+            rows = rows.in_folds(group_parts(rows.label_N, rows.group_N, num_parts=2))
+        found_NC = np.full(logits_MNC[0].shape, np.nan, np.float32)
+        for _, _, held_N, other_N in outer_parts(rows):
+            fitted = self.fit([one[other_N] for one in logits_MNC], rows.take(other_N))
+            found_NC[held_N] = fitted.apply(one[held_N] for one in logits_MNC)
+        return found_NC
 
 
 # One thread makes sums the same on any number of cores.

@@ -41,6 +41,11 @@ def check_flags(config: RunConfig) -> None:
         " labels, and mixed images have shares of two; leave out one of them",
     )
     require(
+        config.labels.teacher is None or takes_mixed(loss),
+        f"--loss {loss.loss} with --teacher: F1 needs whole labels, and a teacher gives shares of"
+        " classes; leave out one of them",
+    )
+    require(
         not (loss.logit_adjust and loss.sampler == "balanced"),
         "--logit-adjust with --sampler balanced: both correct for class sizes, so together they"
         " correct twice; pass one",
@@ -142,8 +147,8 @@ def check_recipe(config: RunConfig, preprocess: Preprocess, *, num_classes: int)
     """Call custom augmentations and losses once; raise UserError if one fails."""
     width, height = preprocess.stored_size
     check_augmentation(config.augment.augment, width=width, height=height)
-    augment = config.augment
-    check_loss(config.loss, num_classes, mixed=augment.mixes)
+    has_shares = config.augment.mixes or config.labels.teacher is not None
+    check_loss(config.loss, num_classes, mixed=has_shares)
 
 
 def _idle_flags(config: RunConfig) -> dict[str, str]:

@@ -36,6 +36,7 @@ from pipeline.fold_files import finished_folds, fold_key, fold_tables
 from pipeline.frozen.run_heads import run_heads
 from pipeline.inference_engine import as_begun
 from pipeline.job import Chosen, Prepared
+from pipeline.labels.make import make_labels
 from pipeline.open_folder import check_still_there, open_folder
 from pipeline.predict.compare import add_reference
 from pipeline.predict.weights import FolderWeights
@@ -257,6 +258,9 @@ def _train(
         job = training_job(run, folder, info, key=key, progress=progress, say=say)
         for index in [index for index, fold in done.items() if fold is not None]:
             say(f"{job.title(index)}: finished before, kept")
+        if run.labels is not None:
+            # The heads of all folds of a frozen backbone are fitted together.
+            make_labels(job, range(run.num_models) if run.config.train.frozen else todo)
         if run.config.train.frozen:
             return run_heads(job, todo)
         if run.config.train.soup:

@@ -26,6 +26,7 @@ from pipeline.device import Compute, compute_of, free_memory
 from pipeline.engines.forward import Forward
 from pipeline.engines.spec import Spec, graphs_in, spec_of
 from pipeline.fold_memory import FoldMemory
+from pipeline.labels.given import Labels
 from pipeline.memory import Limits
 from pipeline.models.attribute_head import AttributeJoin
 from pipeline.models.backbones import build_model, freeze
@@ -70,6 +71,8 @@ class Prepared:
     """Whether the engine of --infer-engine auto was decided in this process."""
     sources: dict[str, dict[str, str]] = field(default_factory=dict)
     """Hashes of the source of each of the user's own parts, by module."""
+    labels: Labels | None = None
+    """Labels of the models of another run, which its folds learn."""
     chosen: Chosen | None = None
     """How the settings were chosen, if that was on the folds of this run."""
 

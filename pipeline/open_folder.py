@@ -28,6 +28,7 @@ __all__ = ["check_still_there", "is_obsolete", "open_folder", "write_config"]
 PARTS = {
     "configuration": "a different configuration",
     "own modules": "different custom modules",
+    "labels": "another --teacher or --pseudo-from, or other --unlabelled images",
     "pixel values": "another --pixel-range, --dicom-window or --alpha-background",
 }
 

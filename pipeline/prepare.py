@@ -38,6 +38,8 @@ from pipeline.data.crop import with_crop
 from pipeline.engines.registry import TORCH
 from pipeline.inference_engine import decide_engine
 from pipeline.job import Prepared
+from pipeline.labels.plan import plan_labels, with_folds_of
+from pipeline.labels.source import check_images, find_source
 from pipeline.levels import has_pixels_by_levels, levels_differ, levels_key, once
 from pipeline.machine import decide_compile
 from pipeline.models.backbones import (
@@ -129,6 +131,10 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
     record = check_backbone(config.model.backbone)
     check_optimizer(config.train.opt)
     check_flags(config)
+    # Models that are there predict further views, for which nothing is learned.
+    giver = None if is_made else find_source(config.labels)
+    if giver is not None:
+        config = with_folds_of(giver, config, say)
     if config.output.wandb:
         require_wandb()
     cache_dir = config.machine.cache_dir
@@ -142,7 +148,11 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
         before = Before.of(Path(config.output.output) / config.output.name)
         config = _continued(config, before, told)
     load = functools.partial(
-        load_data, known=known, fold_file=config.split.fold_file, remembered=remembered
+        load_data,
+        known=known,
+        fold_file=config.split.fold_file,
+        remembered=remembered,
+        unlabelled=None if giver is None else config.labels.images,
     )
     manifest, data_hash = load(config.data, told)
     keep = config.machine.cache not in MEMORY_ONLY
@@ -175,6 +185,8 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
     undecided = settings_of_run(
         config, manifest, f"{preprocess.width}x{preprocess.height}", folder.name
     )
+    if giver is not None:
+        check_images(giver, manifest, config.labels.source_flag)
     fold_RN = plan_folds(undecided.split, manifest, say)
     num_rows = manifest.num_training_rows(int(fold_RN.max()) + 1)
     trial = build_trial(
@@ -230,6 +242,10 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
         run_key["backbone"] = description_hash(backbone)
     if decided.train.soup:
         run_key["seeds of the soup"] = str(decided.train.num_ingredients)
+    labels = None
+    if giver is not None:
+        labels = plan_labels(giver, decided, manifest, fold_RN, folder, say)
+        run_key["labels"] = labels.key
     # The fold file counts by its content, not by its path.
     if decided.split.fold_file is not None:
         run_key["fold file"] = hashlib.blake2b(fold_RN.tobytes(), digest_size=16).hexdigest()
@@ -238,6 +254,7 @@ def prepare(config: RunConfig, say: Say, *, is_made: bool = False) -> Prepared:
         config=decided,
         manifest=manifest,
         run_key=run_key,
+        labels=labels,
         engine_is_new=asked == "auto" and not config.output.dry_run,
         sources=_sources(decided),
     )

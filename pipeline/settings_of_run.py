@@ -10,6 +10,7 @@ from foldblend.files import exists, home, is_file
 from foldblend.flags import flags_of
 from foldblend.plugins import is_custom
 from folds.data.manifest import Manifest
+from pipeline.config.labels import TEST
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import flatten, replace
 from pipeline.levels import levels_settings
@@ -45,6 +46,8 @@ def settings_of_run(config: RunConfig, manifest: Manifest, size: str, name: str)
         for key in (name for name, about in flags_of(RunConfig).items() if about.path)
     }
     paths["test"] = _whole_pattern(config.data.test)
+    if config.labels.unlabelled != TEST:
+        paths["unlabelled"] = _whole_pattern(config.labels.unlabelled)
     order = config.data.class_order
     if order is not None and is_file(home(order)):
         paths["class_order"] = str(home(order).resolve())

@@ -112,6 +112,7 @@ PICTURES = Table(
     has_logits=False,
     key=("part", "image_id"),
 )
+LABELLED = Table({"image_id": NAME, "part": NAME}, key=("part", "image_id"))
 # Each parquet table of a run folder, by the pattern of its path without the suffix.
 TABLES = {
     r"(plain_)?oof|fold_\d+/oof": OOF,
@@ -119,6 +120,7 @@ TABLES = {
     r"tta/(oof|test)_fold_\d+|tta/test_refit_\d+": VIEWS,
     r"tta/further_(oof|test)_fold_\d+|tta/further_test_refit_\d+": FURTHER,
     r"pictures": PICTURES,
+    r"labels/fold_\d+": LABELLED,
 }
 
 

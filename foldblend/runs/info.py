@@ -14,6 +14,7 @@ __all__ = [
     "DataInfo",
     "EnvironmentInfo",
     "FoldInfo",
+    "FoldLabelsInfo",
     "FormInfo",
     "FoundRateInfo",
     "ImportInfo",
@@ -131,6 +132,23 @@ class RefitInfo(TypedDict):
     """Share of their mean in the test logits and predictions."""
     models: list[FoldInfo]
     """The done.json of each."""
+
+
+class FoldLabelsInfo(TypedDict, total=False):
+    """Labels of another run's models for the training of a fold (labels/fold_K.json)."""
+
+    key: Required[str]
+    """Hash of those models, their out-of-fold rows and the images."""
+    file: Required[str]
+    """Hash of the table beside it."""
+    num_left_out: Required[Count]
+    """Number of images without labels that are left out, as they show what is held out."""
+    temperature: Annotated[float, between(1e-3, 1e3)]
+    """Divides the logits before pseudo-labels are chosen; fitted on the other folds."""
+    num_sure: Count
+    """Number of rows of the other folds whose probability reaches the threshold."""
+    num_right: Count
+    """Number of those whose class is right."""
 
 
 class MemberInfo(TypedDict, total=False):

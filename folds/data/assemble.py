@@ -18,7 +18,7 @@ from folds.data.manifest import ImageTable
 from folds.data.sample_submission import read_sample_submission
 from folds.data.test_set import TestSet, Training, read_test_set
 
-__all__ = ["assemble", "form_of", "given_test", "with_test"]
+__all__ = ["assemble", "form_of", "given_test", "with_groups", "with_test"]
 
 
 def _name_of(source: Path) -> str:
@@ -70,7 +70,7 @@ def with_test(table: ImageTable, config: DataConfig, test: TestSet | None) -> Im
     )
 
 
-def _with_groups(test: TestSet, config: DataConfig) -> TestSet:
+def with_groups(test: TestSet, config: DataConfig) -> TestSet:
     """Return test images with the groups in their paths, for scores and predictions by group.
 
     Paths of test images need not have any.
@@ -141,7 +141,7 @@ def assemble(
     elif test_of is not None:
         test = test_of(training)
     if test is not None:
-        test = _with_groups(test, config)
+        test = with_groups(test, config)
     table = ImageTable(
         name=config.data_name or _name_of(found.source),
         root=found.source,

@@ -35,6 +35,7 @@ from folds.data.training_only import (
     taken_apart,
     with_groups_held_with,
 )
+from folds.data.unlabelled import with_unlabelled
 
 __all__ = ["load_data", "merge_groups"]
 
@@ -46,6 +47,7 @@ def load_data(
     *,
     fold_file: str | None = None,
     remembered: MutableMapping[bytes, Values] | None = None,
+    unlabelled: str | None = None,
 ) -> tuple[Manifest, str]:
     """Return the manifest with readable images only, and the hash of labels and pixels.
 
@@ -61,12 +63,14 @@ def load_data(
         File of folds; its rows of fold -1 are for training only.
     remembered
         Values of images that an earlier run found; new ones are added (see `check_images`).
+    unlabelled
+        Images without labels, as for `with_unlabelled`; None for none.
 
     Returns
     -------
     tuple[Manifest, str]
         The tables of the manifest have an additional column `content`, the hash of each image file.
-        The hash does not depend on images for training only.
+        The hash does not depend on images for training only, or without labels.
 
     Raises
     ------
@@ -113,6 +117,8 @@ def load_data(
         )
     if in_both or seen:
         manifest = _without_seen_labels(manifest, {*content, *seen}, say)
+    if unlabelled is not None:
+        manifest = with_unlabelled(manifest, unlabelled, config, groups, check=check, say=say)
     digest = hashlib.blake2b(manifest.labels_hash().encode(), digest_size=16)
     for one in [*content, *test_content]:
         digest.update(one.encode())

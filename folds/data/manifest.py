@@ -69,6 +69,11 @@ class Manifest:
     An optional column `label` has the class where it is known and -1 elsewhere. It is for a score
     at the end, never for training.
     """
+    unlabelled: pd.DataFrame | None = None
+    """Images without labels that models label for training (--unlabelled), or None.
+
+    Columns are image_id, path, group, content, `held_with` as of `train_only`, and maybe box.
+    """
     classes: tuple[str, ...]
     """Name of each class, in label order."""
     answers: tuple[int | str, ...]
@@ -113,7 +118,8 @@ class Manifest:
     @property
     def tables(self) -> tuple[pd.DataFrame, ...]:
         """The tables that are there, whose images a run reads."""
-        return tuple(one for one in (self.train, self.test, self.train_only) if one is not None)
+        every = (self.train, self.test, self.train_only, self.unlabelled)
+        return tuple(one for one in every if one is not None)
 
     def with_tables(self, tables: Sequence[pd.DataFrame]) -> Manifest:
         """Return the manifest with other tables in place of those of `tables`."""
@@ -123,6 +129,7 @@ class Manifest:
             train=next(left),
             test=None if self.test is None else next(left),
             train_only=None if self.train_only is None else next(left),
+            unlabelled=None if self.unlabelled is None else next(left),
         )
 
     @property
@@ -141,6 +148,22 @@ class Manifest:
         away = {*self.train["group"][~chosen_N]}
         free = [away.isdisjoint(groups) for groups in self.train_only["held_with"]]
         return np.concatenate([chosen_N, np.array(free, bool)])
+
+    def free_unlabelled(self, chosen_N: np.ndarray) -> np.ndarray:
+        """Return which rows of `unlabelled` may be learned with the chosen rows of `train`."""
+        assert self.unlabelled is not None
+        away = {*self.train["group"][~chosen_N]}
+        free = [away.isdisjoint(groups) for groups in self.unlabelled["held_with"]]
+        return np.array(free, bool)
+
+    def unlabelled_hash(self) -> str | None:
+        """Return the hash of the images without labels and what they are held out with, or None."""
+        if self.unlabelled is None:
+            return None
+        told = [name for name in self.unlabelled if name != "path"]
+        return hashlib.blake2b(
+            json.dumps(self.unlabelled[told].to_numpy().tolist()).encode(), digest_size=16
+        ).hexdigest()
 
     def training_rows(self, chosen_N: np.ndarray) -> pd.DataFrame:
         """Return the rows to train on, with their labels for training, without rows left out."""

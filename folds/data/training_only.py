@@ -24,8 +24,10 @@ from folds.fold_file import training_only_rows
 __all__ = [
     "PART",
     "SAME",
+    "groups_held_with",
     "ids_for_training_only",
     "joined",
+    "look_alikes",
     "taken_apart",
     "with_groups_held_with",
 ]
@@ -87,7 +89,7 @@ def ids_for_training_only(manifest: Manifest, fold_file: str | None, say: Say) -
     return extra | ({*found} & {*known})
 
 
-def _components(tables: Mapping[str, pd.DataFrame], levels: Levels) -> dict[str, np.ndarray]:
+def look_alikes(tables: Mapping[str, pd.DataFrame], levels: Levels) -> dict[str, np.ndarray]:
     """Return a number for each image of each table; images that look the same have one number."""
     prints = [prints_of(table, levels) for table in tables.values()]
     every = Prints(
@@ -117,6 +119,50 @@ def _joined_groups(group: pd.Series, part_N: np.ndarray) -> np.ndarray:
     return np.asarray(connected_components(links, directed=False)[1][code_N])
 
 
+def groups_held_with(
+    train: pd.DataFrame,
+    group_before_N: np.ndarray,
+    alone: pd.DataFrame,
+    part_N: np.ndarray,
+    alone_part_N: np.ndarray,
+) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Return the groups of `train` that each image of `alone` is held out with, and equal images.
+
+    Parameters
+    ----------
+    train
+        The scored images.
+    group_before_N
+        Their groups before groups were merged.
+    alone
+        Images that are never scored, with their groups before that.
+    part_N, alone_part_N
+        Numbers of the images of both; images that look the same have one number.
+    """
+    group_N = train["group"].to_numpy()
+    names = train["image_id"].to_numpy()
+    rows_of_part: dict[int, list[int]] = defaultdict(list)
+    for row, part in enumerate(part_N.tolist()):
+        rows_of_part[part].append(row)
+    # Images of a group for training only share whatever is held out with one of them.
+    held_with: dict[str, set[str]] = defaultdict(set)
+    for before, after in zip(group_before_N, group_N, strict=True):
+        held_with[before].add(after)
+    same = []
+    for name, group, part in zip(
+        alone["image_id"], alone["group"], alone_part_N.tolist(), strict=True
+    ):
+        for row in rows_of_part[part]:
+            held_with[group].add(group_N[row])
+            same.append(f"{name} = {names[row]}")
+    # Groups that share an image are held out together, also if only one of them has scored images.
+    together_N = _joined_groups(alone["group"], alone_part_N)
+    of_joined: dict[int, set[str]] = defaultdict(set)
+    for number, group in zip(together_N.tolist(), alone["group"], strict=True):
+        of_joined[number] |= held_with[group]
+    return [tuple(sorted(of_joined[number])) for number in together_N.tolist()], same
+
+
 def with_groups_held_with(
     manifest: Manifest, group_before_N: np.ndarray, say: Say
 ) -> tuple[Manifest, set[str]]:
@@ -144,30 +190,11 @@ def with_groups_held_with(
     tables = {"train": manifest.train, "alone": alone}
     if manifest.test is not None:
         tables["test"] = manifest.test
-    parts = _components(tables, manifest.levels)
-    group_N = manifest.train["group"].to_numpy()
-    names = manifest.train["image_id"].to_numpy()
-    rows_of_part: dict[int, list[int]] = defaultdict(list)
-    for row, part in enumerate(parts["train"].tolist()):
-        rows_of_part[part].append(row)
-    # Images of a group for training only share whatever is held out with one of them.
-    held_with: dict[str, set[str]] = defaultdict(set)
-    for before, after in zip(group_before_N, group_N, strict=True):
-        held_with[before].add(after)
-    merged = dict(zip(group_before_N, group_N, strict=True))
-    same = []
-    for name, group, part in zip(
-        alone["image_id"], alone["group"], parts["alone"].tolist(), strict=True
-    ):
-        for row in rows_of_part[part]:
-            held_with[group].add(group_N[row])
-            same.append(f"{name} = {names[row]}")
-    # Groups that share an image are held out together, also if only one of them has scored images.
-    together_N = _joined_groups(alone["group"], parts["alone"])
-    of_joined: dict[int, set[str]] = defaultdict(set)
-    for number, group in zip(together_N.tolist(), alone["group"], strict=True):
-        of_joined[number] |= held_with[group]
-    groups = [tuple(sorted(of_joined[number])) for number in together_N.tolist()]
+    parts = look_alikes(tables, manifest.levels)
+    merged = dict(zip(group_before_N, manifest.train["group"].to_numpy(), strict=True))
+    groups, same = groups_held_with(
+        manifest.train, group_before_N, alone, parts["train"], parts["alone"]
+    )
     lines = [_count_line(manifest, groups)]
     unscored = sorted({*alone["label"]} - {*manifest.train["label"]})
     if unscored:

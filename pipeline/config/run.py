@@ -22,6 +22,7 @@ from foldblend.limits import check_machine
 from foldblend.scores.by_group import GROUP, check_pool
 from foldblend.scores.metrics import check_metric
 from folds.config import DataConfig, SplitConfig
+from pipeline.config.labels import LabelsConfig
 from pipeline.config.train import AUTO, AugmentConfig, LossConfig, TrainConfig
 from tta.views.names import is_device_view, parse_views
 
@@ -291,6 +292,8 @@ class RunConfig:
     """The loss, and how rows are sampled."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """How training images are augmented."""
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    """Labels that the models of a finished run give."""
     infer: InferConfig = field(default_factory=InferConfig)
     """How predictions are made."""
     machine: MachineConfig = field(default_factory=MachineConfig)

@@ -168,13 +168,20 @@ class TrainLoader:
     """Training batches that can start at any step, and whose rows are known in advance."""
 
     def __init__(
-        self, batches: Iterable[Batch], sampler: EpochSampler, table: pd.DataFrame, batch_size: int
+        self,
+        batches: Iterable[Batch],
+        sampler: EpochSampler,
+        table: pd.DataFrame,
+        batch_size: int,
+        share_NC: np.ndarray | None = None,
     ) -> None:
+        """Take batches of a table's rows; `share_NC` are shares of classes to learn, if not one."""
         self.batches = batches
         self.sampler = sampler
         self.image_ids = table["image_id"].to_numpy()
         self.label_N = _labels(table)
         self.batch_size = batch_size
+        self.share_NC = share_NC
 
     def __len__(self) -> int:
         # The last batch is left out if it is short.
@@ -195,6 +202,10 @@ class TrainLoader:
         """Return the labels of a batch."""
         return self.label_N[self.rows(epoch, step)]
 
+    def shares(self, epoch: int, step: int) -> np.ndarray | None:
+        """Return the shares of classes of a batch, N x C; None where rows have one class each."""
+        return None if self.share_NC is None else self.share_NC[self.rows(epoch, step)]
+
     def names(self, epoch: int, step: int) -> list[str]:
         """Return the image ids of a batch."""
         return [str(name) for name in self.image_ids[self.rows(epoch, step)]]
@@ -209,11 +220,13 @@ def train_loader(
     prefetch: int | None = None,
     pin: bool = False,
     odds_N: np.ndarray | None = None,
+    share_NC: np.ndarray | None = None,
 ) -> TrainLoader:
     """Return a loader whose every iteration is an epoch; a short last batch is left out.
 
     Each of the `workers` loads `prefetch` batches ahead (None: as many as torch chooses). `odds_N`
-    are the probabilities of the rows (see `pipeline.data.sampling.row_odds`).
+    are the probabilities of the rows (see `pipeline.data.sampling.row_odds`), and `share_NC` the
+    shares of classes that they learn, if that is not one class.
     """
     sampler = EpochSampler(len(dataset), dataset.seed_parts, odds_N=odds_N)
     drop_last = len(dataset) > batch_size
@@ -226,7 +239,7 @@ def train_loader(
         prefetch=prefetch,
         pin=pin,
     )
-    return TrainLoader(batches, sampler, table, batch_size)
+    return TrainLoader(batches, sampler, table, batch_size, share_NC)
 
 
 def eval_loader(
@@ -306,8 +319,9 @@ def resident_train_loader(
     batch_size: int,
     seed_parts: tuple[int, ...],
     odds_N: np.ndarray | None = None,
+    share_NC: np.ndarray | None = None,
 ) -> TrainLoader:
     """Return a loader with the rows and order of `train_loader`, for images on the device."""
     sampler = EpochSampler(len(table), seed_parts, odds_N=odds_N)
     batches = ResidentLoader(table, source, pixels, batch_size=batch_size, sampler=sampler)
-    return TrainLoader(batches, sampler, table, batch_size)
+    return TrainLoader(batches, sampler, table, batch_size, share_NC)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -66,17 +67,24 @@ class Feeder:
         return self._pixels
 
     def train(
-        self, table: pd.DataFrame, *, seed_parts: tuple[int, ...], say: Say = print_aside
+        self,
+        table: pd.DataFrame,
+        *,
+        seed_parts: tuple[int, ...],
+        share_NC: np.ndarray | None = None,
+        say: Say = print_aside,
     ) -> TrainLoader:
         """Return training batches, with a new order and new augmentation in each epoch.
 
         A batch has the images of one step (several forward passes with --grad-accum-steps). Images
-        are whole, at the stored size, if the device augments them.
+        are whole, at the stored size, if the device augments them. `share_NC` are the shares of
+        classes that the rows learn, None where each learns its label.
         """
         train = self.config.train
         shape: Any = {
             "batch_size": train.batch_size * train.grad_accum_steps,
             "odds_N": row_odds(table, self.config.loss),
+            "share_NC": share_NC,
         }
         on_device = self.device_augmentation is not None
         if on_device and self.source.mode == "device":

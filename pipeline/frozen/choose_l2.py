@@ -33,6 +33,8 @@ def choose_l2(
     variance_X: np.ndarray,
     device: torch.device | None = None,
     group_name: str = "group",
+    share_NC: np.ndarray | None = None,
+    scored_N: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose the L2 penalty of each problem by cross-validation within its own rows.
 
@@ -58,6 +60,10 @@ def choose_l2(
         Where to compute.
     group_name
         What a group is, in the singular.
+    share_NC
+        Shares of classes that the rows learn; None: each learns its label.
+    scored_N
+        Which rows may be held out and scored; the others are always trained on. None: all.
 
     Returns
     -------
@@ -74,7 +80,7 @@ def choose_l2(
         return np.full(len(weight_ZN), penalties[0]), np.full((len(weight_ZN), 1), np.nan)
     inner_ZN = np.full(weight_ZN.shape, -1)
     for problem, weight_N in enumerate(weight_ZN):
-        used = weight_N > 0
+        used = weight_N > 0 if scored_N is None else (weight_N > 0) & scored_N
         folds = min(NUM_INNER, len(np.unique(group_N[used])))
         if folds < 2:
             raise UserError(
@@ -107,12 +113,16 @@ def choose_l2(
             tolerance=ROUGH,
             start=heads,
             device=device,
+            share_NC=share_NC,
         )
         column = penalties.index(penalty)
         for part, (problem, inner) in enumerate(parts):
             held = inner_ZN[problem] == inner
             logits = heads.logits(rows_NX[held], part)
-            own = logits[np.arange(len(logits)), label_N[held]]
+            if share_NC is None:
+                own = logits[np.arange(len(logits)), label_N[held]]
+            else:
+                own = (logits * share_NC[held]).sum(axis=1)
             loss = np.logaddexp.reduce(logits, axis=1) - own
             loss_ZP[problem, column] += (loss * weight_ZN[problem, held]).sum() / weight_ZN[
                 problem

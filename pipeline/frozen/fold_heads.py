@@ -38,7 +38,7 @@ class TrainingRows:
     label_N: np.ndarray
     group_N: np.ndarray
     place_N: np.ndarray
-    """Row of the manifest's labelled images that each row comes from."""
+    """Row of the manifest's labelled images, then of those without labels, of each row."""
     num_each: int
     """Number of views and copies of each image."""
 
@@ -75,21 +75,30 @@ def training_rows(
         Gives the features of augmented copies.
     """
     labelled = run.manifest.labelled
-    copies = [
-        features.of(labelled, "identity", copy=copy)
-        for copy in range(run.config.train.feature_views)
-    ]
+    copies = range(run.config.train.feature_views)
     label_N = run.manifest.label_to_learn
-    num_each = len(views_VND) + len(copies)
+    group_N = labelled["group"].to_numpy()
+    parts = [*views_VND, *(features.of(labelled, "identity", copy=copy) for copy in copies)]
+    further = run.manifest.unlabelled
+    if further is not None:
+        # What these are labelled as differs from fold to fold (see pipeline.frozen.taught_heads).
+        label_N = np.concatenate([label_N, np.zeros(len(further), np.int64)])
+        group_N = np.concatenate([group_N, further["group"].to_numpy()])
+        more = [
+            *(features.of(further, view) for view in run.views),
+            *(features.of(further, "identity", copy=copy) for copy in copies),
+        ]
+        parts = [np.concatenate(pair) for pair in zip(parts, more, strict=True)]
+    num_each = len(parts)
     # A negative label marks an image that is left out of training.
     place_N = np.tile(np.flatnonzero(label_N >= 0), num_each)
-    features_ND = np.concatenate([one[label_N >= 0] for one in (*views_VND, *copies)])
+    features_ND = np.concatenate([one[label_N >= 0] for one in parts])
     axes = principal_axes(features_ND)
     return TrainingRows(
         rows_NX=axes.of(features_ND),
         axes=axes,
         label_N=label_N[place_N],
-        group_N=labelled["group"].to_numpy()[place_N],
+        group_N=group_N[place_N],
         place_N=place_N,
         num_each=num_each,
     )

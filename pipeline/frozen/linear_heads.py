@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,6 +75,7 @@ class _Problems:
         l2_Z: np.ndarray,
         variance_X: np.ndarray,
         present_ZE: np.ndarray,
+        share_NE: np.ndarray | None,
         *,
         dtype: torch.dtype,
         device: torch.device | None,
@@ -86,6 +88,8 @@ class _Problems:
         # Losses are means here (weights that sum to 1), so the penalties are divided as well.
         self.share_NZ = tensor((weight_ZN / total_Z[:, None]).T.copy())
         self.target_N = torch.from_numpy(label_N).to(device)
+        # Shares of classes that rows learn; None: each learns its label.
+        self.target_N1E = None if share_NE is None else tensor(share_NE)[:, None]
         self.every_row = torch.arange(len(rows_NX), device=device)
         self.absent_ZE = tensor(np.where(present_ZE, 0.0, -np.inf))
         self.penalty_ZY1 = tensor(
@@ -118,9 +122,18 @@ class _Problems:
 
     def gradient(self, proba: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Return the gradient of each problem's objective."""
-        residual = proba.clone()
-        residual[self.every_row, :, self.target_N] -= 1
+        if self.target_N1E is not None:
+            residual = proba - self.target_N1E
+        else:
+            residual = proba.clone()
+            residual[self.every_row, :, self.target_N] -= 1
         return self.back(residual * self.share_NZ[:, :, None]) + self.penalty_ZY1 * weight
+
+    def own(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the values, of N x Z x E, of the class that each row learns: N x Z."""
+        if self.target_N1E is not None:
+            return (values * self.target_N1E).sum(dim=-1)
+        return values[self.every_row, :, self.target_N]
 
     def newton(self, proba: torch.Tensor, grad: torch.Tensor, open_Z: torch.Tensor) -> torch.Tensor:
         """Return the approximate Newton step of the problems that `open_Z` marks.
@@ -156,7 +169,7 @@ class _Problems:
         self, logits: torch.Tensor, slope: torch.Tensor, weight: torch.Tensor, step: torch.Tensor
     ) -> torch.Tensor:
         """Return the step length of each problem, by two Newton steps of a line search."""
-        known = (slope[self.every_row, :, self.target_N] * self.share_NZ).sum(dim=0)
+        known = (self.own(slope) * self.share_NZ).sum(dim=0)
         linear = _dot(self.penalty_ZY1 * step, weight)
         square = _dot(self.penalty_ZY1 * step, step)
         length = torch.ones_like(linear)
@@ -172,8 +185,7 @@ class _Problems:
 
     def objective(self, logits: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Return the objective of each problem."""
-        own = logits[self.every_row, :, self.target_N]
-        loss = torch.logsumexp(logits + self.absent_ZE, dim=-1) - own
+        loss = torch.logsumexp(logits + self.absent_ZE, dim=-1) - self.own(logits)
         # A class that a problem lacks has no share, but an infinite loss.
         loss = torch.where(self.share_NZ > 0, loss, 0.0)
         return (loss * self.share_NZ).sum(dim=0) + _dot(self.penalty_ZY1 * weight, weight) / 2
@@ -227,6 +239,7 @@ def fit_heads(
     tolerance: float = EXACT,
     start: Head | None = None,
     device: torch.device | None = None,
+    share_NC: np.ndarray | None = None,
 ) -> Head:
     """Fit the heads of all problems.
 
@@ -254,6 +267,8 @@ def fit_heads(
         Heads near the solution, from which the search starts.
     device
         Where to compute; None: the CPU, which also takes what a GPU has no memory for.
+    share_NC
+        Shares of classes that the rows learn, which sum to 1; None: each learns its label.
 
     Returns
     -------
@@ -265,15 +280,22 @@ def fit_heads(
     UserError
         If a head is still far from its optimum after the last step.
     """
-    classes, target_N = np.unique(label_N, return_inverse=True)
-    present_ZE = np.stack(
-        [weight_ZN[:, target_N == c].sum(axis=1) > 0 for c in range(len(classes))], axis=1
-    )
+    if share_NC is None:
+        classes, target_N = np.unique(label_N, return_inverse=True)
+        share_NE = None
+        present_ZE = np.stack(
+            [weight_ZN[:, target_N == c].sum(axis=1) > 0 for c in range(len(classes))], axis=1
+        )
+    else:
+        classes = np.flatnonzero((share_NC > 0).any(axis=0))
+        target_N = np.zeros(len(label_N), np.int64)
+        share_NE = share_NC[:, classes]
+        present_ZE = weight_ZN @ share_NE > 0
     known = None
     if start is not None:
         known = np.concatenate([start.weight_ZXC, start.bias_ZC[:, None]], axis=1)[:, :, classes]
         known = np.where(present_ZE[:, None], known, 0.0)
-    data = (rows_NX, target_N, weight_ZN, l2_Z, variance_X, present_ZE)
+    data = (rows_NX, target_N, weight_ZN, l2_Z, variance_X, present_ZE, share_NE)
     try:
         found = _solve(data, known, tolerance, device)
     except RuntimeError as error:
@@ -289,7 +311,7 @@ def fit_heads(
 
 
 def _solve(
-    data: Sequence[np.ndarray],
+    data: Sequence[Any],
     known: np.ndarray | None,
     tolerance: float,
     device: torch.device | None,
@@ -303,7 +325,7 @@ def _solve(
 
 
 def _newton(
-    data: Sequence[np.ndarray],
+    data: Sequence[Any],
     known: np.ndarray | None,
     tolerance: float,
     device: torch.device | None,

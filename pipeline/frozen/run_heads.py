@@ -21,6 +21,7 @@ from pipeline.config.settings import flatten
 from pipeline.fold_files import fold_record, start_fold, write_fold
 from pipeline.frozen.features import Backbone, Features
 from pipeline.frozen.fold_heads import fit_folds, logits_of, penalties_of, training_rows
+from pipeline.frozen.taught_heads import fit_taught
 from pipeline.job import TrainingJob
 from pipeline.predict.compare import keep_reference, looks_of, rows_of_fold
 from pipeline.predict.reference import make_reference
@@ -83,7 +84,10 @@ def run_heads(job: TrainingJob, todo: Sequence[int]) -> dict[int, dict[str, Any]
             continue
         start = time.perf_counter()
         trains_KN = [fold_N != fold for fold in range(num_folds)]
-        fitted = fit_folds(job.run, rows, trains_KN, device=job.compute.device)
+        if job.run.labels is None:
+            fitted = fit_folds(job.run, rows, trains_KN, device=job.compute.device)
+        else:
+            fitted = fit_taught(job, rows, repeat)
         for index in wanted:
             fold = index % num_folds
             held = fold_N == fold

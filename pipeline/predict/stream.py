@@ -31,7 +31,7 @@ from pipeline.predict.inputs import Inputs
 from pipeline.predict.nets import Features, Net
 from pipeline.predict.recipe import Look
 from pipeline.predict.reference import look_of
-from pipeline.predict.tree import Blend, Node, has, leaves_of, views_of
+from pipeline.predict.tree import Blend, Node, Seen, has, leaves_of, views_of
 
 __all__ = ["Block", "Predicted", "Stream", "block_size"]
 
@@ -176,6 +176,8 @@ class Stream:
         See `pipeline.predict.compute.compute_for`.
     engine
         Engine of the forward passes; None: that of each run.
+    also
+        Further nodes, for whose leaves and views `seen` returns logits as well.
     say
         Function that prints one line of the log.
     """
@@ -188,11 +190,16 @@ class Stream:
         device: str | None = None,
         threads: int | None = None,
         engine: str | None = None,
+        also: Sequence[Node] = (),
         say: Say,
     ) -> None:
         self.root = root
         self.leaves = leaves_of(root)
         self.views = views_of(root)
+        for node in also:
+            self.leaves |= leaves_of(node)
+            for key, views in views_of(node).items():
+                self.views[key] = self.views.get(key, {}) | views
         self.watched: str | None = None
         said: dict[str, None] = {}
 
@@ -249,15 +256,24 @@ class Stream:
         """Number of images of a block."""
         return block_size([leaf.recipe.batch_size for leaf in self.leaves.values()])
 
-    def predict(self, block: Block, ids: Sequence[str]) -> Predicted:
-        """Return the predictions of the good images of a block; `ids` are their names."""
-        features: Features = {}
+    def seen(self, block: Block, ids: Sequence[str], features: Features | None = None) -> Seen:
+        """Return the logits of the leaves' models for the good images of a block.
+
+        `ids` are the names of these images; `features` receives those of frozen backbones.
+        """
+        known: Features = {} if features is None else features
         seen: dict[tuple[str, int], dict[str, np.ndarray]] = {}
         for key, net in self.nets.items():
             torch.set_num_threads(self.threads[key])
             stored = block.stored[self.leaves[key].recipe.look]
             for model in self.models[key]:
-                seen[key, model] = net.logits(model, stored, ids, [*self.views[key]], features)
+                seen[key, model] = net.logits(model, stored, ids, [*self.views[key]], known)
+        return seen
+
+    def predict(self, block: Block, ids: Sequence[str]) -> Predicted:
+        """Return the predictions of the good images of a block; `ids` are their names."""
+        features: Features = {}
+        seen = self.seen(block, ids, features)
         watched = None
         if self.watched is not None:
             net = self.nets[self.watched]

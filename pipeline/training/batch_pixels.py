@@ -34,8 +34,11 @@ class BatchPixels:
         labels: torch.Tensor,
         label_N: np.ndarray | None,
         place: tuple[int, ...],
+        share_NC: np.ndarray | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return N x 3 x H x W pixels, and the labels (where images are mixed, shares of classes).
+        """Return N x 3 x H x W pixels, and the labels, or shares of classes N x C.
+
+        They are shares where rows have them, or where images are mixed.
 
         Parameters
         ----------
@@ -47,8 +50,10 @@ class BatchPixels:
             The same in memory, if they are known there: copying them from a GPU would stall it.
         place
             What random numbers are derived from: parts of the seed, the epoch and the step.
+        share_NC
+            Shares of classes that the rows learn; None: each learns its label.
         """
-        target = labels
+        target = labels if share_NC is None else _on(labels.device, share_NC)
         if self.augment is None:
             pixels = images.permute(0, 3, 1, 2).float()
         else:
@@ -56,11 +61,16 @@ class BatchPixels:
             pixels = self.augment(images, derive_rng("augment", *place))
         if self.mixing is not None:
             known_N = labels.cpu().numpy() if label_N is None else label_N
-            pixels, share_NC = self.mixing(pixels, known_N, derive_rng("mix", *place))
-            if share_NC is not None:
-                target = torch.from_numpy(share_NC).to(labels.device, non_blocking=True)
+            rng = derive_rng("mix", *place)
+            pixels, mixed_NC = self.mixing(pixels, known_N, rng, share_NC)
+            if mixed_NC is not None:
+                target = _on(labels.device, mixed_NC)
         if self.augment is None:
             pixels = self.preprocess.standardise(pixels)
         if self.reprob:
             pixels = erase(pixels, self.reprob, derive_rng("erase", *place))
         return pixels, target
+
+
+def _on(device: torch.device, share_NC: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(share_NC).to(device, non_blocking=True)

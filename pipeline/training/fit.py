@@ -215,8 +215,9 @@ class Fit:
         label_N = None
         if loader is not None and self.pixels.mixing is not None:
             label_N = loader.labels(self.epoch, self.step)
+        share_NC = None if loader is None else loader.shares(self.epoch, self.step)
         place = (*self.seed_parts, self.epoch, self.step)
-        pixels, target = self.pixels(images, labels, label_N, place)
+        pixels, target = self.pixels(images, labels, label_N, place, share_NC)
         if self.watch is not None:
             self.watch(pixels)
         loss = self._backward(pixels, target)

@@ -36,14 +36,23 @@ class FoldRate:
     A fold that is continued reads it from its folder. It is found from the training rows alone.
     """
 
-    def __init__(self, job: TrainingJob, index: int, train: pd.DataFrame, count_C: np.ndarray):
+    def __init__(
+        self,
+        job: TrainingJob,
+        index: int,
+        train: pd.DataFrame,
+        count_C: np.ndarray,
+        share_NC: np.ndarray | None = None,
+    ):
         """Read the rate of a fold, or test rates on its training rows `train`.
 
-        `count_C` is the number of training images of each class.
+        `count_C` is the number of training images of each class, and `share_NC` has the shares of
+        classes that the rows learn, if that is not one class.
         """
         self.job = job
         self.index = index
         self.file = job.folder / job.run.name_of(index) / FILE
+        self.share_NC = share_NC
         self.info = _read(self.file, job.fold_key) or self._test(train, count_C)
 
     @property
@@ -94,7 +103,7 @@ class FoldRate:
         job = self.job
         config = job.run.config
         seeds = (config.train.seed, self.index, TEST)
-        loader = job.feeder.train(train, seed_parts=seeds, say=job.say)
+        loader = job.feeder.train(train, seed_parts=seeds, share_NC=self.share_NC, say=job.say)
         steps = num_steps(config.train.epochs * len(loader))
         if not steps:
             return None

@@ -27,6 +27,7 @@ from pipeline.engines.measured import saves
 from pipeline.fold_files import fold_record, least_room, start_fold, write_fold
 from pipeline.infer import Model, predict
 from pipeline.job import NotFiniteLogitsError, TrainingJob
+from pipeline.labels.rows import taught
 from pipeline.memory import Chunks, OutOfMemory, is_out_of_memory
 from pipeline.seeding import derive_seed
 from pipeline.training.checkpoint import CHECKPOINT, Checkpoints
@@ -68,10 +69,15 @@ class FoldTraining:
         if job.compute.is_cuda:
             torch.cuda.reset_peak_memory_stats(job.compute.device)
         self.held_out, self.selection_rows, train = self._rows_to_use()
-        self.loader = job.feeder.train(train, seed_parts=self.seed_parts, say=job.say)
+        train, share_NC = taught(job, index, train)
+        self.loader = job.feeder.train(
+            train, seed_parts=self.seed_parts, share_NC=share_NC, say=job.say
+        )
         self._loaders: dict[int, Any] = {}
         self.count_C = class_counts(train, job.run.manifest.num_classes)
-        self.rate = FoldRate(job, index, train, self.count_C) if config.train.lr == FIND else None
+        self.rate = None
+        if config.train.lr == FIND:
+            self.rate = FoldRate(job, index, train, self.count_C, share_NC)
         self.settings = config if self.rate is None else self.rate.settings
         self.fit = self._new_fit()
         self.chunks = Chunks(self.fit.say, most=job.limits.chunk)

@@ -87,9 +87,16 @@ class Mixing:
         return Mixing(config, 1 / np.maximum(count_C, 1))
 
     def __call__(
-        self, pixels: torch.Tensor, label_N: np.ndarray, rng: np.random.Generator
+        self,
+        pixels: torch.Tensor,
+        label_N: np.ndarray,
+        rng: np.random.Generator,
+        share_NC: np.ndarray | None = None,
     ) -> tuple[torch.Tensor, np.ndarray | None]:
-        """Return N x 3 x H x W pixels and N x C class shares; None if the batch stays unmixed."""
+        """Return N x 3 x H x W pixels and N x C class shares; None if the batch stays unmixed.
+
+        `share_NC` are the class shares of the images before they are mixed; None: their labels.
+        """
         config = self.config
         if rng.random() >= config.mixup_prob:
             return pixels, None
@@ -107,7 +114,9 @@ class Mixing:
                 .view(-1, 1, 1, 1)
             )
             pixels = pixels * weight + other * (1 - weight)
-        own_NC = np.eye(len(self.rarity_C), dtype=np.float32)[label_N]
+        own_NC = share_NC
+        if own_NC is None:
+            own_NC = np.eye(len(self.rarity_C), dtype=np.float32)[label_N]
         keep_N1 = keep_N[:, None].astype(np.float32)
         return pixels, own_NC * keep_N1 + own_NC[partner_N] * (1 - keep_N1)
 

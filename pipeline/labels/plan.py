@@ -1,0 +1,89 @@
+"""Decision on the labels that a run takes from the models of another run."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from foldblend.cli import Say
+from foldblend.errors import UserError
+from foldblend.runs.run import Run
+from folds.data.manifest import Manifest
+from folds.split import SPLITTERS
+from pipeline.config.run import RunConfig
+from pipeline.config.settings import flatten, replace
+from pipeline.config.trust import Trust, own_parts
+from pipeline.labels.given import Labels
+from pipeline.labels.source import check_folds, is_itself, leaf_runs
+from pipeline.labels.without import Source
+
+__all__ = ["plan_labels", "with_folds_of"]
+
+# Raise this when the same logits would teach something else.
+VERSION = 1
+OF_FOLDS = ("folds", "repeats", "fold_file", "split", "split_seed")
+
+
+def with_folds_of(run: Run, config: RunConfig, say: Say) -> RunConfig:
+    """Return the settings with the folds of the run that gives labels, unless others are asked."""
+    asked = flatten(config)
+    if any(name in config.typed and asked[name] is not None for name in OF_FOLDS):
+        return config
+    given: dict[str, object] = {"fold_file": str(run.path)}
+    split = str(leaf_runs(run)[0].settings.get("split"))
+    if run.info["leaks"] and split in SPLITTERS:
+        given["split"] = split
+    say(f"folds: those of {run.path}, as its models of a fold may label for that fold only")
+    return dataclasses.replace(replace(config, **given), typed=config.typed)
+
+
+def plan_labels(
+    run: Run, config: RunConfig, manifest: Manifest, fold_RN: np.ndarray, folder: Path, say: Say
+) -> Labels:
+    """Return what a run will learn from another run's models.
+
+    Parameters
+    ----------
+    run
+        The run that gives labels.
+    config
+        The settings.
+    manifest
+        The data.
+    fold_RN
+        Fold of each training row in each repeat.
+    folder
+        The folder of the new run.
+    say
+        Receives lines on blends that are fitted again.
+
+    Raises
+    ------
+    UserError
+        If it is the run itself, has other classes, images or folds, or cannot be opened.
+    """
+    labels = config.labels
+    flag = labels.source_flag
+    if is_itself(run, folder):
+        raise UserError(
+            f"{flag} {labels.source}: is the run itself or made of it; pass another --name"
+        )
+    leaves = leaf_runs(run)
+    check_folds([run, *leaves], manifest, fold_RN, flag)
+    parts = frozenset(name for _, name in own_parts(config))
+    trust = Trust(parts, config.output.trust_parts, flag=None)
+    source = Source.open(run, trust, say)
+    about = [VERSION, run.oof_hash, source.predictor.fingerprint(), manifest.unlabelled_hash()]
+    return Labels(
+        is_teacher=labels.teacher is not None,
+        source=run.path.resolve(),
+        oof=run.oof_hash,
+        key=hashlib.blake2b(json.dumps(about).encode(), digest_size=16).hexdigest(),
+        share=labels.teacher_share,
+        temperature=labels.teacher_temperature,
+        threshold=labels.pseudo_threshold,
+    )
