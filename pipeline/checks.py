@@ -41,6 +41,11 @@ def check_flags(config: RunConfig) -> None:
         " labels, and mixed images have shares of two; leave out one of them",
     )
     require(
+        config.labels.source is None or train.refit != "full",
+        f"--refit full with {config.labels.source_flag}: no model of it has seen all images, so"
+        " none may label them for a refit; leave --refit out, or pass --refit soup",
+    )
+    require(
         config.labels.teacher is None or takes_mixed(loss),
         f"--loss {loss.loss} with --teacher: F1 needs whole labels, and a teacher gives shares of"
         " classes; leave out one of them",

@@ -293,7 +293,8 @@ def test_penalties_are_not_scored_on_labels_of_models():
         )[1]
 
     # Their loss is not counted, but they are trained on.
-    right, wrong = losses(label_N[40:]), losses(1 - label_N[40:])
+    right = losses(label_N[40:])
+    wrong = losses(1 - label_N[40:])
     assert (right < wrong).all()
     alone = choose_l2(
         rows_NX[:40], label_N[:40], np.arange(40), np.ones((1, 40)), penalties, **common
