@@ -9,7 +9,7 @@ from ensemble.config import read_members
 from foldblend.errors import UserError, did_you_mean, listed
 from foldblend.files import exists, is_link
 from foldblend.runs.check import BAD_LINK, NEEDED_TO_BUILD_ON, why_unfinished
-from foldblend.runs.refit import num_refits
+from foldblend.runs.refit import num_refits, refit_mark
 from foldblend.runs.run import Run
 
 __all__ = ["check_members", "find_members", "member_record", "of_one_data_set"]
@@ -157,6 +157,9 @@ def member_record(run: Run) -> dict[str, str]:
         else []
     )
     found = {"oof": run.oof_hash}
+    mark = refit_mark(run.info)
+    if mark is not None:
+        found["refit"] = mark
     return found | ({"test": "-".join(run.table_hash(name)[:8] for name in tests)} if tests else {})
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from ensemble.align import Aligned
 from ensemble.config import AUTO, BlendConfig
 from foldblend.errors import UserError, listed
+from foldblend.runs.refit import num_refits
 from foldblend.runs.rows import group_name_of
 from foldblend.runs.run import Run
 from foldblend.runs.search import notes_of_searches
@@ -93,6 +94,12 @@ def row_notes(aligned: Aligned, config: BlendConfig) -> list[str]:
             else "so only votes were tried"
         )
         notes.append(f"members have different folds: only scores of votes are valid, {what}")
+    refits = [run.name for run in aligned.runs if num_refits(run.info)]
+    if refits:
+        notes.append(
+            f"in {listed(refits)}, models of all rows have a share of the test logits; they have no"
+            " part in the score and the weights"
+        )
     if aligned.corrections_differ:
         notes.append(
             "members have different corrections: the blend uses the original labels, before"

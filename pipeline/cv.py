@@ -41,7 +41,7 @@ from pipeline.open_folder import check_still_there, open_folder
 from pipeline.predict.compare import add_reference
 from pipeline.predict.weights import FolderWeights
 from pipeline.prepare import prepare
-from pipeline.refit import check_refit, kept_refit, num_asked, train_refits
+from pipeline.refit import check_refit, kept_refit, train_refits
 from pipeline.soup_section import soup_section
 from pipeline.training.parallel_folds import run_folds
 from pipeline.training.soup_of_seeds import run_soup_fold
@@ -188,7 +188,7 @@ def _cross_validate(
             drop_fold_locks(folder)
             # The run is complete before a refit begins, so that nothing is lost with that.
             refit = kept_refit(run, folder, info)
-            trains = refit is None and num_asked(run.config.train) > 0
+            trains = refit is None and run.config.train.num_refits > 0
             if was_all_done and not trains:
                 say(
                     f"{folder}: finished before, so nothing was trained (--no-resume starts it"

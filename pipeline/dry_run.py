@@ -52,6 +52,10 @@ def say_plan(run: Prepared, folder: Path, only: Sequence[int], *, resume: bool, 
         f" {images:,} images per fold,"
         f" {counted(len(todo) * train.epochs * steps, 'step')} in all"
     )
+    if train.soup:
+        say(f"--soup: so many steps for each of {train.num_ingredients} seeds")
+    if train.refit in ("full", "soup"):
+        say(f"--refit {train.refit}: then {counted(train.num_refits, 'model')} of all rows")
     memory = count_memory(run, say)
     if memory is None:
         return

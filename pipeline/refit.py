@@ -22,7 +22,7 @@ from pipeline.training.start import training_job
 from pipeline.training.weight_means import check_starts
 from pipeline.watch.progress import Progress
 
-__all__ = ["check_refit", "kept_refit", "num_asked", "train_refits"]
+__all__ = ["check_refit", "kept_refit", "train_refits"]
 
 Done = dict[int, dict[str, Any]]
 
@@ -44,16 +44,6 @@ KINDS: dict[tuple[str, bool], Callable[[TrainingJob, Sequence[int]], Done]] = {
 }
 
 
-def num_asked(train: ResolvedTrain) -> int:
-    """Return the number of refits that the settings ask for.
-
-    There is one soup, and heads on a frozen backbone do not depend on a seed.
-    """
-    if train.refit in (None, "none"):
-        return 0
-    return 1 if train.frozen or train.refit == "soup" else train.refit_models
-
-
 def _share(train: ResolvedTrain, num_folds: int) -> float:
     """Return the share of the refits in the test logits.
 
@@ -62,7 +52,7 @@ def _share(train: ResolvedTrain, num_folds: int) -> float:
     if isinstance(train.refit_share, float):
         return train.refit_share
     assert train.refit_share == AUTO
-    num = num_asked(train)
+    num = train.num_refits
     return 1.0 if train.refit == "soup" else num / (num_folds + num)
 
 
@@ -90,7 +80,7 @@ def kept_refit(run: Prepared, folder: Path, info: Mapping[str, Any]) -> dict[str
 
     None: not all that the settings ask for are there. `info` has the finished folds.
     """
-    num = num_asked(run.config.train)
+    num = run.config.train.num_refits
     if not num:
         return None
     key = _key(run, info, info["folds"])
@@ -110,7 +100,7 @@ def train_refits(run: Prepared, folder: Path, info: Mapping[str, Any], say: Say)
 
     Each one is written to its own folder, with a checkpoint while it is trained.
     """
-    num = num_asked(run.config.train)
+    num = run.config.train.num_refits
     key = _key(run, info, info["folds"])
     indices = range(run.num_models, run.num_models + num)
     todo = [one for one in indices if finished_fold(folder, run.name_of(one), key, say) is None]

@@ -26,7 +26,7 @@ from foldblend.runs.folder import (
     write_table,
 )
 from foldblend.runs.oof import oof_rows
-from foldblend.runs.refit import num_refits, refit_share, with_refits
+from foldblend.runs.refit import num_refits, refit_mark, refit_share, with_refits
 from foldblend.runs.run import Run
 from foldblend.runs.search import notes_of_searches, search_note
 from foldblend.runs.tables import ROW_COLUMNS
@@ -276,7 +276,11 @@ def augment_run(config: TtaConfig, *, add_views: AddViews, say: Say = write) -> 
     info = {
         "kind": "tta",
         "run_key": run_key,
-        "of": {"name": run.name, "oof": run.oof_hash},
+        "of": {
+            "name": run.name,
+            "oof": run.oof_hash,
+            **({} if (mark := refit_mark(run.info)) is None else {"refit": mark}),
+        },
         "tta": {
             "views": list(names),
             "merge": config.merge,

@@ -158,6 +158,8 @@ class MemberInfo(TypedDict, total=False):
     oof: Required[str]
     """Hash of the member's oof.parquet."""
     test: str
+    refit: str
+    """Mark of its refits (see `foldblend.runs.refit.refit_mark`); absent without any."""
     run_key: dict[str, str]
     weight: float | None
 
@@ -252,12 +254,14 @@ class PlanInfo(TypedDict, total=False):
     """Of the best run of the plan, since it was picked on the rows that score it."""
 
 
-class OriginInfo(TypedDict):
+class OriginInfo(TypedDict, total=False):
     """The run that a TTA'd run was made from."""
 
-    name: FileName
-    oof: str
+    name: Required[FileName]
+    oof: Required[str]
     """Hash of its oof.parquet."""
+    refit: str
+    """Mark of its refits; absent without any."""
 
 
 class RatesInfo(TypedDict, total=False):

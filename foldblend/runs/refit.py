@@ -11,7 +11,14 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["model_name", "num_refits", "refit_note", "refit_share", "with_refits"]
+__all__ = [
+    "model_name",
+    "num_refits",
+    "refit_mark",
+    "refit_note",
+    "refit_share",
+    "with_refits",
+]
 
 
 def model_name(index: int, num_models: int) -> str:
@@ -33,6 +40,22 @@ def num_refits(info: Mapping[str, Any]) -> int:
 def refit_share(info: Mapping[str, Any]) -> float:
     """Return the share of the refits in the test logits, 0 without any, from a run.json."""
     return float(info["refit"]["share"]) if num_refits(info) else 0.0
+
+
+def refit_mark(info: Mapping[str, Any]) -> str | None:
+    """Return a text that identifies the refits of a run and their share, None without any.
+
+    Runs that are made of this one record it, since its out-of-fold rows do not show a refit.
+    """
+    if not num_refits(info):
+        return None
+    hashes = [
+        digest[:8]
+        for model in info["refit"]["models"]
+        for name, digest in model.get("files", {}).items()
+        if name.endswith("/best.safetensors")
+    ]
+    return f"{'-'.join(hashes)} x {refit_share(info):g}"
 
 
 def with_refits(

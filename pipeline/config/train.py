@@ -277,6 +277,16 @@ class TrainConfig:
         return self.seeds if self.soup else 0
 
     @property
+    def num_refits(self) -> int:
+        """Number of models of all rows that --refit asks for.
+
+        There is one soup, and heads on a frozen backbone do not depend on a seed.
+        """
+        if self.refit in (None, "none"):
+            return 0
+        return 1 if self.frozen or self.refit == "soup" else self.refit_models
+
+    @property
     def num_runs(self) -> int:
         """Number of runs of the command, one for each seed."""
         return 1 if self.soup else self.seeds

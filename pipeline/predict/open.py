@@ -18,6 +18,7 @@ from foldblend.files import is_file
 from foldblend.progress import write
 from foldblend.runs.calibrated import Calibration, calibration_of, conformal_of, coverage_of
 from foldblend.runs.check import finished_run
+from foldblend.runs.refit import refit_mark
 from foldblend.runs.run import Run
 from foldblend.scores.conformal import Conformal
 from foldblend.scores.coverage import Coverage
@@ -145,13 +146,13 @@ def member_runs(run: Run) -> list[Run]:
 
 def member_run(run: Run, one: SavedMember) -> Run:
     """Return a member of a blend; raise UserError if it is gone or was made again."""
-    return _member(run, one.name, one.path, one.record["oof"], blend=True)
+    return _member(run, one.name, one.path, one.record, blend=True)
 
 
 def origin_run(run: Run) -> Run:
     """Return the run that a TTA'd run was made from; raise UserError if it is gone."""
     record = run.info["of"]
-    return _member(run, record["name"], None, record["oof"], blend=False)
+    return _member(run, record["name"], None, record, blend=False)
 
 
 class _Opener:
@@ -239,10 +240,13 @@ KINDS: dict[str, Any] = {
 }
 
 
-def _member(run: Run, name: str, recorded: Path | None, oof: str, *, blend: bool) -> Run:
+def _member(
+    run: Run, name: str, recorded: Path | None, record: Mapping[str, Any], *, blend: bool
+) -> Run:
     """Return the run that another one was made from: where it was, or beside that one.
 
-    Raises UserError if it is gone or has been made again since.
+    Raises UserError if it is gone, or if it or its refit has been made again since. `record` has
+    the hash of its rows and the mark of its refit.
     """
     beside = run.path.resolve().parent / name
     places = [one for one in (recorded, beside) if one is not None]
@@ -255,7 +259,7 @@ def _member(run: Run, name: str, recorded: Path | None, oof: str, *, blend: bool
         )
     for one in there:
         found = finished_run(one.path)
-        if found.oof_hash == oof:
+        if found.oof_hash == record["oof"] and refit_mark(found.info) == record.get("refit"):
             return found
     again = "blend.py" if blend else "run_tta.py"
     path = there[0].path

@@ -10,6 +10,7 @@ from typing import Any
 from foldblend.errors import UserError
 from foldblend.runs.check import why_unfinished
 from foldblend.runs.costs import num_models, num_passes
+from foldblend.runs.refit import num_refits
 from foldblend.runs.run import Run
 from reports.board.settings import plain
 from reports.text import printable
@@ -79,6 +80,11 @@ def settings_of(run: Run) -> dict[str, Any]:
     return {printable(key): plain(value) for key, value in chosen.items()}
 
 
+def _num_trained(run: Run) -> int:
+    """Return the number of models of a run, with its refits."""
+    return num_models(run) + num_refits(run.info)
+
+
 def facts_of(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Any]:
     """Return the columns of a row other than the scores; None where a value is unknown."""
     info = run.info
@@ -97,7 +103,7 @@ def facts_of(run: Run, by_oof: Mapping[str, Run]) -> dict[str, Any]:
         "kind": info["kind"],
         "optimistic": bool(is_optimistic),
         "leaks": bool(info["leaks"]),
-        "models": None if singles is None else sum(map(num_models, singles.values())),
+        "models": None if singles is None else sum(map(_num_trained, singles.values())),
         "passes": None if singles is None else sum(map(num_passes, singles.values())),
         "seconds": None if None in seconds else round(sum(seconds), 1),
         "wall": None if finished is None or started is None else finished - started,

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 
 import foldblend as fb
+import pipeline.training.full_training as full_training
 from foldblend.errors import UserError
 from foldblend.runs.refit import with_refits
 from foldblend.runs.run import Run
@@ -227,6 +228,50 @@ def test_a_changed_test_table_of_a_refit_is_noticed(outputs, tmp_path):
     file.write_bytes(file.read_bytes() + b" ")
     with pytest.raises(UserError, match=r"test_refit_0\.parquet: has changed"):
         Run(tmp_path / "full").test_fold(0)
+
+
+def test_what_was_made_before_a_refit_is_to_be_made_again(outputs, settings, tmp_path):
+    """The rows out of fold do not show a refit, but predictions would have it."""
+    shutil.copytree(outputs / "plain", tmp_path / "a")
+    short = {"page": False, "say": silent}
+    fb.run_tta(tmp_path / "a", views="vflip", name="t", **short)
+    fb.blend([tmp_path / "a", outputs / "frozen_full"], name="b", output=str(tmp_path), **short)
+    images = Path(settings["data"]) / "eval" / "images"
+    before = predicted(tmp_path / "b", images)[1]
+    common = {**settings, "output": str(tmp_path), "tta": "hflip", "name": "a"}
+    fb.cross_validate(**common, refit="full")
+    for name, script in (("t", "run_tta"), ("b", "blend")):
+        with pytest.raises(UserError, match=rf"made again since; run {script}\.py again"):
+            predicted(tmp_path / name, images)
+    fb.run_tta(tmp_path / "a", views="vflip", name="t", **short)
+    predicted(tmp_path / "t", images)
+    fb.cross_validate(**common, refit="none")
+    np.testing.assert_array_equal(predicted(tmp_path / "b", images)[1], before)
+
+
+def test_a_killed_refit_continues_and_the_run_is_complete_meanwhile(
+    outputs, settings, tmp_path, monkeypatch
+):
+    class Killed(BaseException):
+        pass
+
+    def dies(*_: Any) -> None:
+        raise Killed
+
+    shutil.copytree(outputs / "plain", tmp_path / "a")
+    common = {**settings, "output": str(tmp_path), "tta": "hflip", "name": "a", "refit": "full"}
+    with monkeypatch.context() as patch:
+        patch.setattr(full_training.FullTraining, "_finish", dies)
+        with pytest.raises(Killed):
+            fb.cross_validate(**common)
+    run = Run(tmp_path / "a")
+    assert run.info["status"] == "done"
+    assert "refit" not in run.info
+    said: list[str] = []
+    run = fb.cross_validate(**{**common, "say": said.append})
+    assert any("refit 0: continued at trained" in line for line in said)
+    one = run.path / "refit_0" / "best.safetensors"
+    assert one.read_bytes() == (outputs / "full" / "refit_0" / "best.safetensors").read_bytes()
 
 
 @pytest.mark.slow
