@@ -20,8 +20,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from ablation import resamples, stacked, value
 from common import Results, parser, print_rows, run_cv
 
+from ensemble.blend import blend
+from foldblend.runs.costs import num_passes
 from foldblend.runs.refit import with_refits
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import METRICS, softmax
@@ -29,6 +32,7 @@ from folds.data.layout import read_layout
 
 NUM_SPLITS = {"heads": 20, "trained": 3}
 NUM_RESAMPLES = 2000
+SEEDS = 3
 SHARED = ["--backbone", "tf_efficientnet_lite0", "--threads", "1", "--infer-engine", "torch"]
 SHARED += ["--no-page"]
 RUNS = {
@@ -136,7 +140,7 @@ def refits_of_split(args: argparse.Namespace, kind: str, split: int) -> Scored:
         for way, share in SHARES.items()
     }
     proba["soup of folds alone"] = soup.logits(soup.table("test_refit_0"))
-    proba |= {f"fold {fold} alone": folds[fold] for fold in range(1)}
+    proba["model of fold 0 alone"] = folds[0]
     labels = run.test_labels
     assert labels is not None
     rows = labels.set_index("image_id").loc[tables[0]["image_id"]]
@@ -169,9 +173,82 @@ def refits(args: argparse.Namespace, kind: str) -> Callable[[], dict[str, Any]]:
     return measure
 
 
+# Further runs of a seed, against the run that they start from; {base} is its folder.
+WAYS: dict[str, list[str]] = {
+    "soup of 3 seeds": ["--soup", "--seeds", "3"],
+    "student of the blend": ["--teacher", "{blend}"],
+    "pseudo-labels": ["--pseudo-from", "{base}"],
+}
+HEADS = {"head-a": "224x168", "head-b": "168x128", "head-c": "288x216", "head-d": "320x240"}
+
+
+def run_of(args: argparse.Namespace, name: str, *flags: str) -> Run:
+    """Return a run on all people, which is made if it is absent."""
+    run_cv(
+        *["--data", args.data, "--device", args.device, "--output", args.outputs, *SHARED],
+        *flags,
+        "--name",
+        name,
+    )
+    return Run(args.outputs / name)
+
+
+def blend_of_seven(args: argparse.Namespace) -> Run:
+    """Return the blend of three trained runs and four of heads on frozen features."""
+    folder = args.outputs / "seven"
+    members = [
+        run_of(args, f"base-{seed}", *RUNS["trained"], "--seed", str(seed)) for seed in range(SEEDS)
+    ]
+    members += [
+        run_of(args, name, "--finetune", "head", "--img-size", size) for name, size in HEADS.items()
+    ]
+    if not (folder / "report.json").is_file():
+        blend(members, name="seven", output=str(args.outputs), page=False, say=lambda _: None)
+    return Run(folder)
+
+
+def after_run(args: argparse.Namespace, way: str) -> Callable[[], dict[str, Any]]:
+    """Return the function that compares a way with the runs that it starts from."""
+
+    def measure() -> dict[str, Any]:
+        trained = RUNS["trained"]
+        base = [
+            run_of(args, f"base-{seed}", *trained, "--seed", str(seed)) for seed in range(SEEDS)
+        ]
+        places = {}
+        if "{blend}" in WAYS[way]:
+            places["blend"] = str(blend_of_seven(args).path)
+        runs = []
+        for seed, start in enumerate(base):
+            flags = [one.format(base=start.path, **places) for one in WAYS[way]]
+            # The seeds of a soup follow each other.
+            number = str(10 * seed if "--soup" in flags else seed)
+            name = f"{way.replace(' ', '-')}-{seed}"
+            runs.append(run_of(args, name, *trained, *flags, "--seed", number))
+            print(f"{way}: seed {seed + 1} of {SEEDS}", flush=True)
+        rows = stacked(runs)
+        change = resamples(rows) - resamples(stacked(base))
+        found = {
+            "flags": [*SHARED, *trained, *WAYS[way]],
+            "seeds": [[round(value(stacked([one])), 4) for one in some] for some in (base, runs)],
+            "f1_macro": round(value(rows), 4),
+            "difference": round(value(rows) - value(stacked(base)), 4),
+            "interval": np.quantile(change, [0.025, 0.975]).round(4).tolist(),
+            "seconds": [round(sum(one.info["seconds"] for one in some)) for some in (base, runs)],
+        }
+        if "blend" in places:
+            teacher = Run(Path(places["blend"]))
+            found["teacher"] = round(value(stacked([teacher])), 4)
+            found["passes"] = [num_passes(teacher), num_passes(runs[0])]
+        return found
+
+    return measure
+
+
 STUDIES: dict[str, Callable[[argparse.Namespace], Callable[[], dict[str, Any]]]] = {
     "refits, heads": lambda args: refits(args, "heads"),
     "refits, trained": lambda args: refits(args, "trained"),
+    **{way: lambda args, way=way: after_run(args, way) for way in WAYS},
 }
 
 
@@ -188,6 +265,9 @@ def main() -> None:
         if name not in results:
             results.put(name, STUDIES[name](args)())
         found = results[name]
+        if name in WAYS:
+            print(name, found, flush=True)
+            continue
         header = ("", "macro F1", "difference", "95 %", "log loss", "difference", "95 %")
         table = [header]
         for row in found["rows"]:
