@@ -6,7 +6,6 @@ The state is saved regularly, and a killed fold continues from its last checkpoi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ import pandas as pd
 import torch
 
 from foldblend.errors import UserError, listed, shown
-from foldblend.failures import check_room, device_failure
+from foldblend.failures import check_room
 from foldblend.runs.folder import check_there, write_json, write_table
-from foldblend.scores.confusion import confusion_counts, worst_mistakes
 from foldblend.scores.metrics import METRICS, softmax
 from pipeline.config.settings import flatten
 from pipeline.config.train import FIND
@@ -26,25 +24,24 @@ from pipeline.engines.forward import Forward
 from pipeline.engines.measured import saves
 from pipeline.fold_files import fold_record, least_room, start_fold, write_fold
 from pipeline.infer import Model, predict
-from pipeline.job import NotFiniteLogitsError, TrainingJob
+from pipeline.job import TrainingJob
 from pipeline.labels.rows import taught
-from pipeline.memory import Chunks, OutOfMemory, is_out_of_memory
+from pipeline.memory import Chunks
 from pipeline.seeding import derive_seed
 from pipeline.training.checkpoint import CHECKPOINT, Checkpoints
 from pipeline.training.finite import NotFiniteError
 from pipeline.training.fit import Epoch, Fit
+from pipeline.training.fold_log import NUM_SHOWN, scalars_of, show_mistakes
 from pipeline.training.fold_rate import FoldRate
+from pipeline.training.from_checkpoint import not_used, trained
 from pipeline.training.inner import inner_split
 from pipeline.training.saved_state import Course, MisfitError, check_course, tensors_in
 from pipeline.watch.progress import FoldProgress
-from pipeline.watch.tracking import attribute_scores, open_trackers, tracking_id
+from pipeline.watch.tracking import open_trackers, tracking_id
 from tta.merge import mean_logit
 from tta.views.names import view_of
 
-__all__ = ["FoldTraining", "run_fold", "state_of", "trained"]
-
-# Images shown to TensorBoard and W&B, of a training batch and of the worst mistakes.
-NUM_SHOWN = 16
+__all__ = ["FoldTraining", "run_fold", "state_of"]
 
 
 class FoldTraining:
@@ -90,7 +87,7 @@ class FoldTraining:
                 if self.fit.is_done
                 else f"epoch {self.fit.epoch + 1} step {self.fit.step + 1}"
             )
-            job.say(f"{job.title(index)}: continued at {where}")
+            job.say(f"{self.title}: continued at {where}")
         else:
             self._start()
         if self.rate is not None:
@@ -174,7 +171,7 @@ class FoldTraining:
             except MisfitError as error:
                 why = shown(str(error))
         if why is not None:
-            self.job.say(_not_used(self.title, self.folder / CHECKPOINT, why))
+            self.job.say(not_used(self.title, self.folder / CHECKPOINT, why))
             # What was restored in part is of no use.
             self.course = Course()
             self.fit = self._new_fit()
@@ -239,24 +236,6 @@ class FoldTraining:
             "train/batch", self.job.run.preprocess.to_images(pixels[:NUM_SHOWN]), None, 0
         )
         self.fit.watch = None
-
-    def _show_mistakes(self, proba_NC: np.ndarray) -> None:
-        """Show the most confident mistakes on the held-out rows and their confusion matrix."""
-        job = self.job
-        label_N = self.held_out["label"].to_numpy()
-        names = job.run.manifest.classes
-        last = self.num_epochs - 1
-        worst = worst_mistakes(label_N, proba_NC, NUM_SHOWN)
-        if len(worst):
-            stored = job.feeder.source.of(self.held_out)
-            images = np.stack([job.run.preprocess.crop(stored[int(row)]) for row in worst])
-            captions = [
-                f"true: {names[label_N[row]]}\npredicted: {names[one.argmax()]} ({one.max():.0%})"
-                for row, one in zip(worst, proba_NC[worst], strict=True)
-            ]
-            self.trackers.images("val/worst", images, captions, last)
-        counts_CC = confusion_counts(label_N, proba_NC.argmax(axis=1), len(names))
-        self.trackers.confusion("val/confusion", counts_CC, names, last)
 
     def _state(self) -> dict[str, Any] | None:
         """Return the state to save, None where training from it could not go on."""
@@ -384,20 +363,11 @@ class FoldTraining:
         label_N = self.held_out["label"].to_numpy()
         score = row[f"val_{metric}"] = self._score(self.held_out, logits_VNC)
         proba_NC = softmax(mean_logit(logits_VNC))
-        loss = row["val_log_loss"] = METRICS["log_loss"].score(label_N, proba_NC)
+        row["val_log_loss"] = METRICS["log_loss"].score(label_N, proba_NC)
         check_there(job.folder)
         write_table(self.folder / "log.csv", pd.DataFrame(self.course.rows))
         epoch = int(row["epoch"])
-        values = {
-            "train/loss": row["train_loss"],
-            "train/lr": row["lr"],
-            "train/images_per_s": row["images_per_s"],
-            "val/loss": loss,
-            "val/f1_macro": METRICS["f1_macro"].score(label_N, proba_NC),
-            f"val/{metric}": score,
-            **attribute_scores(label_N, proba_NC, job.run.manifest.attributes),
-        }
-        self.trackers.scalars(values, epoch)
+        self.trackers.scalars(scalars_of(row, job, label_N, proba_NC), epoch)
         left = job.progress.left()
         shown = f"{score:.4f}" if np.isfinite(score) else "undefined"
         job.say_epoch(
@@ -424,7 +394,8 @@ class FoldTraining:
         else:
             score = self._score(self.held_out, held_VNC)
         if job.run.config.output.log_pictures:
-            self._show_mistakes(softmax(mean_logit(held_VNC)))
+            proba_NC = softmax(mean_logit(held_VNC))
+            show_mistakes(self.trackers, job, self.held_out, proba_NC, self.num_epochs - 1)
         self.trackers.hparams(flatten(self.settings), {job.run.config.output.metric: score})
         test_VNC = (
             None
@@ -484,53 +455,3 @@ def run_fold(job: TrainingJob, index: int) -> dict[str, Any]:
     """
     file = job.folder / job.run.name_of(index) / CHECKPOINT
     return trained(job, job.title(index), file, lambda: FoldTraining(job, index))
-
-
-def trained(
-    job: TrainingJob, title: str, file: Path, make: Callable[[], FoldTraining]
-) -> dict[str, Any]:
-    """Train a model, from its checkpoint if it has one, and return its done.json.
-
-    A checkpoint that cannot be continued from, or ends in logits that are not finite, is removed:
-    the same command would fail again. Raises UserError for what the device cannot do.
-
-    Parameters
-    ----------
-    job
-        The job.
-    title
-        Name of the model in the log.
-    file
-        Its checkpoint.
-    make
-        Returns the model at the start of its training, or as its checkpoint has it.
-    """
-    try:
-        return _from_checkpoint(job, title, file, make)
-    except RuntimeError as error:
-        failure = device_failure(error, device=f"--device {job.compute.device}")
-        if failure is None:
-            raise
-        if is_out_of_memory(error):
-            raise OutOfMemory(str(failure)) from error
-        raise failure from error
-
-
-def _from_checkpoint(
-    job: TrainingJob, title: str, file: Path, make: Callable[[], FoldTraining]
-) -> dict[str, Any]:
-    """Train a model from its checkpoint, or from its start if that cannot be continued from."""
-    try:
-        return make().run()
-    except NotFiniteLogitsError:
-        file.unlink(missing_ok=True)
-        raise
-    except MisfitError as error:
-        job.say(_not_used(title, file, shown(str(error))))
-    file.unlink(missing_ok=True)
-    return make().run()
-
-
-def _not_used(title: str, file: Path, why: str) -> str:
-    """Return the line on a checkpoint that is not used."""
-    return f"{title}: {file} is removed ({why}), so the fold starts from the beginning"

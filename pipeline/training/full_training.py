@@ -13,7 +13,8 @@ from pipeline.fold_files import model_record, write_fold
 from pipeline.job import TrainingJob
 from pipeline.training.checkpoint import CHECKPOINT
 from pipeline.training.fit import Epoch
-from pipeline.training.fold_training import FoldTraining, state_of, trained
+from pipeline.training.fold_training import FoldTraining, state_of
+from pipeline.training.from_checkpoint import trained
 
 __all__ = ["chosen_epoch", "run_full"]
 

@@ -26,7 +26,8 @@ from pipeline.job import Prepared, TrainingJob
 from pipeline.memory import Chunks
 from pipeline.training.batch_norm import renew_batch_norm
 from pipeline.training.checkpoint import CHECKPOINT
-from pipeline.training.fold_training import FoldTraining, state_of, trained
+from pipeline.training.fold_training import FoldTraining, state_of
+from pipeline.training.from_checkpoint import trained
 from pipeline.training.inner import inner_split
 from pipeline.training.weight_means import greedy_soup, mean_state
 from tta.merge import mean_logit

@@ -104,9 +104,36 @@ def test_a_soup_is_one_model_per_fold_at_the_cost_of_one(run):
         assert len(fold["seed_scores"]) == 3
         # The log loss of the mean weights on the rows that chose them is no higher than any seed's.
         assert fold["soup_score"] <= min(fold["seed_scores"])
-    assert max(len(fold["soup"]) for fold in run.info["folds"]) > 1
     text = (run.path / "report.txt").read_text(encoding="utf-8")
     assert "Soups of seeds" in text
+
+
+def test_a_soup_has_the_mean_weights_of_its_seeds_and_statistics_of_its_own(
+    table, tmp_path, monkeypatch
+):
+    seen: list[list[dict[str, torch.Tensor]]] = []
+
+    def every(score_M: list[float], score_of: Any, *, sign: int) -> tuple[list[int], float]:
+        return [*range(len(score_M))], score_of([*range(len(score_M))])
+
+    def watched(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        seen.append(states)
+        return mean_state(states)
+
+    monkeypatch.setattr(soups, "greedy_soup", every)
+    monkeypatch.setattr(soups, "mean_state", watched)
+    run = made(table, tmp_path / "a")
+    found = safetensors.torch.load(weights_of(run, 1))
+    states = seen[-1]
+    assert len(states) == 3
+    assert run.info["folds"][1]["soup"] == [0, 1, 2]
+    for name, value in found.items():
+        mean = torch.stack([state[name].double() for state in states]).mean(dim=0)
+        if "running_" in name:
+            assert not torch.allclose(value.double(), mean)
+        elif value.is_floating_point():
+            torch.testing.assert_close(value.double(), mean, rtol=1e-6, atol=1e-7)
+            assert not torch.equal(states[0][name], states[1][name])
 
 
 def test_a_killed_soup_keeps_its_seeds_and_ends_in_the_same_bits(table, run, tmp_path, monkeypatch):
