@@ -19,11 +19,21 @@ from typing import Any
 from foldblend.errors import UserError, in_a_line
 from foldblend.files import write_with
 
-__all__ = ["DAMAGED", "FORMAT", "WITHOUT_LEVELS", "Archive", "plain_json", "write_archive"]
+__all__ = [
+    "DAMAGED",
+    "FORMAT",
+    "WITHOUT_LEVELS",
+    "WITHOUT_REFITS",
+    "Archive",
+    "plain_json",
+    "write_archive",
+]
 
 # Raise it when older versions could not read a file, or would read it wrongly.
-FORMAT = 2
-# Of files whose images have the levels of versions without them, which these can read as well.
+FORMAT = 3
+# Of files without refits, and of those whose images moreover have the levels of versions without
+# them: older versions can read these as well.
+WITHOUT_REFITS = 2
 WITHOUT_LEVELS = 1
 MARK = b"foldblend export, blake2b "
 DIGITS = 32

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from pipeline.config.trust import NOTHING, OwnPartError, Trust
 from pipeline.device import threads_restored
 from pipeline.export.card import Card, licence_texts, model_card
 from pipeline.export.config import ExportConfig
-from pipeline.export.file import FORMAT, WITHOUT_LEVELS, write_archive
+from pipeline.export.file import FORMAT, WITHOUT_LEVELS, WITHOUT_REFITS, write_archive
 from pipeline.export.half import Loss, measure
 from pipeline.export.layout import all_leaves, plain_node
 from pipeline.export.prepare import Prepared, prepare
@@ -35,7 +35,7 @@ from pipeline.export.target import target_file, target_folder, write_folder
 from pipeline.export.weights import Packed
 from pipeline.predict.compare import add_reference, main_leaf
 from pipeline.predict.open import Predictor, open_predictor
-from pipeline.predict.tree import Blend
+from pipeline.predict.tree import Blend, Leaf
 from pipeline.predict.weights import FolderWeights
 
 __all__ = ["INFO", "export_model", "versions"]
@@ -156,6 +156,15 @@ def _reference(
     return None if found is None else found.as_arrays()
 
 
+def _format(leaves: Iterable[Leaf]) -> int:
+    """Return the lowest format whose versions can read a file with these leaves."""
+    recipes = [leaf.recipe for leaf in leaves]
+    if any(recipe.num_refits for recipe in recipes):
+        return FORMAT
+    has_levels = any(recipe.preprocess.levels != AS_BEFORE for recipe in recipes)
+    return WITHOUT_REFITS if has_levels else WITHOUT_LEVELS
+
+
 def _entries(
     predictor: Predictor,
     prepared: Prepared,
@@ -185,11 +194,10 @@ def _entries(
     for name, one in arrays.items():
         if one is not None:
             yield f"{name}.safetensors", safetensors.numpy.save(dict(one))
-    has_levels = any(leaf.recipe.preprocess.levels != AS_BEFORE for leaf in leaves.values())
     report = run.report
     reading = {name: value for name, value in predictor.settings.items() if name != "image_root"}
     model = {
-        "format": FORMAT if has_levels else WITHOUT_LEVELS,
+        "format": _format(leaves.values()),
         "versions": versions(),
         "half": config.half,
         "folds": None if config.models is None else list(config.models),
