@@ -32,7 +32,10 @@ __all__ = [
 ]
 
 # Settings of run_cv.py that a plan decides for all its runs.
-OF_THE_PLAN = ("name", "output", "resume", "dry_run", "only_folds", "config", "seeds")
+OF_THE_PLAN = (
+    *("name", "output", "resume", "dry_run", "only_folds", "config"),
+    *("seeds", "soup", "refit", "refit_models", "refit_share", "pseudo_rounds"),
+)
 # Runs of one plan have the same rows and folds; otherwise they could not be compared and blended.
 OF_ALL_RUNS = (*flags_of(DataConfig), *flags_of(SplitConfig), "metric", "score_by", "group_pool")
 MOST_RUNS = 1000

@@ -16,6 +16,7 @@ _GROUPS = {
     OutputConfig: "it belongs to the whole search",
 }
 _SCORES = "trials are compared by one score"
+_AFTER = "it comes after the folds, whose score it does not change"
 
 FIXED: dict[str, str] = {
     **{field.name: why for group, why in _GROUPS.items() for field in dataclasses.fields(group)},
@@ -24,6 +25,11 @@ FIXED: dict[str, str] = {
     "group_pool": _SCORES,
     "seed": "the best seed is luck; train several seeds and blend them (--seeds)",
     "seeds": "a trial is one run; train several seeds of the best settings afterwards",
+    "soup": "a trial is one run; make a soup of the best settings afterwards",
+    "refit": _AFTER,
+    "refit_models": _AFTER,
+    "refit_share": _AFTER,
+    "pseudo_rounds": "a trial is one run",
     "select": "scores of epochs that are chosen differently cannot be compared",
     "validation_batch_size": "it changes the speed, not what is learned",
     "infer_engine": "it changes the speed, not what is learned",
