@@ -32,7 +32,7 @@ TINY += ["--batch-size", "8", "--workers", "0", "--threads", "1", "--no-page", "
 CV = [*DATA, *TINY, "--cache", "disk", "--cache-dir", "cache", "--output", "outputs"]
 FINETUNED = [*CV, "--name", "full", "--backbone", "test_resnet", "--tta", "hflip"]
 FROZEN = [*CV, "--name", "frozen", "--backbone", "test_efficientnet"]
-FROZEN += ["--finetune", "head", "--head-l2", "0.3"]
+FROZEN += ["--finetune", "head", "--head-l2", "0.3", "--refit", "full"]
 # Two epochs with a checkpoint after each step, killed in the second fold.
 HALF = [*CV, "--name", "half", "--backbone", "test_resnet", "--epochs", "4"]
 HALF += ["--save-every", "0", "--no-log-pictures"]

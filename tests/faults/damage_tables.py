@@ -32,6 +32,8 @@ TABLES = {
     "outputs/full/fold_0/log.csv": ("full", ("report", "resume")),
     "outputs/frozen/oof.parquet": ("frozen", ("blend", "board", "resume", "predict", "tta")),
     "outputs/frozen/test_fold_1.parquet": ("frozen", ("resume", "tta", "blend")),
+    "outputs/frozen/test_refit_0.parquet": ("frozen", ("resume", "tta", "blend")),
+    "outputs/frozen/tta/further_test_refit_0.parquet": ("frozen", ("tta",)),
     "outputs/frozen/tta/further_oof_fold_0.parquet": ("frozen", ("tta",)),
     "outputs/frozen/tta/further_test_fold_1.parquet": ("frozen", ("tta",)),
     "outputs/frozen_tta/oof.parquet": ("frozen_tta", ("blend", "board", "report", "predict")),

@@ -46,6 +46,7 @@ JSON_FILES = {
     "outputs/full/env.json": "full",
     "outputs/frozen/run.json": "frozen",
     "outputs/frozen/fold_1/done.json": "frozen",
+    "outputs/frozen/refit_0/done.json": "frozen",
     "outputs/frozen/tta/times.json": "frozen",
     "outputs/frozen_tta/run.json": "frozen_tta",
     "outputs/frozen_tta/sections/tta.json": "frozen_tta",

@@ -19,6 +19,7 @@ FILES: dict[str, tuple[str, tuple[str, ...]]] = {
     "outputs/full/reference.safetensors": ("full", ("predict", "export")),
     "outputs/frozen/backbone.safetensors": ("frozen", ("predict frozen", "tta", "export")),
     "outputs/frozen/fold_1/best.safetensors": ("frozen", ("predict", "tta", "export")),
+    "outputs/frozen/refit_0/best.safetensors": ("frozen", ("predict", "tta", "export")),
     "outputs/frozen/reference.safetensors": ("frozen", ("predict frozen", "export")),
     "outputs/both/parameters.safetensors": ("both", ("predict both", "export both")),
     "outputs/half/fold_1/last.ckpt": ("half", ("resume half",)),
