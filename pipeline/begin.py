@@ -18,6 +18,7 @@ from foldblend.errors import UserError, counted
 from foldblend.files import is_file, write_bytes
 from foldblend.runs.environment import describe_environment
 from foldblend.runs.folder import (
+    COLUMNS,
     FORMAT,
     PICTURES,
     csv_bytes,
@@ -25,9 +26,11 @@ from foldblend.runs.folder import (
     write_json,
     write_table,
 )
+from foldblend.runs.image_columns import TEST, TRAIN
 from foldblend.runs.schema import read_done, read_info
 from foldblend.scores.by_group import IMAGE, scored_by_group
 from foldblend.scores.metrics import is_ordered
+from folds.data.kept_columns import still_there
 from folds.data.manifest import Manifest
 from folds.data.training_only import PART
 from folds.fold_file import TRAINING_ONLY, read_fold_file
@@ -234,6 +237,17 @@ def _write_image_paths(folder: Path, manifest: Manifest) -> None:
     )
 
 
+def _write_columns(folder: Path, manifest: Manifest) -> None:
+    """Write the columns of the images that a blend may learn from; nothing else reads them."""
+    if manifest.columns is None:
+        (folder / COLUMNS).unlink(missing_ok=True)
+        return
+    ids = {TRAIN: manifest.train["image_id"]}
+    if manifest.test is not None:
+        ids[TEST] = manifest.test["image_id"]
+    write_table(folder / COLUMNS, still_there(manifest.columns, ids))
+
+
 def begin_run(
     run: Prepared, folder: Path, info: Mapping[str, Any], folds: Folds, *, is_done: bool
 ) -> None:
@@ -265,13 +279,14 @@ def begin_run(
 
 
 def write_inputs(run: Prepared, folder: Path) -> None:
-    """Write the settings of the run and the paths of its images, whose hashes run.json has.
+    """Write the settings of the run, and the paths and columns of its images.
 
-    Of a finished run they are written together with run.json, so that a command that stops before
-    leaves all three as they were.
+    Their hashes are in run.json. Of a finished run they are written together with run.json, so that
+    a command that stops before leaves all of them as they were.
     """
     write_config(folder, run.config)
     _write_image_paths(folder, run.manifest)
+    _write_columns(folder, run.manifest)
 
 
 def words_of_training_only(data: Mapping[str, Any]) -> str:

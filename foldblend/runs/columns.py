@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -95,6 +95,17 @@ class Table:
     has_logits: bool = True
     key: tuple[str, ...] = ("image_id",)
     """Columns that identify a row."""
+    further: Mapping[str, Column] = field(default_factory=dict)
+    """Kinds of further columns, by the start of their names."""
+
+    def further_in(self, names: Sequence[str]) -> dict[str, Column]:
+        """Return the further columns among these names, in their order."""
+        return {
+            name: column
+            for name in names
+            for start, column in self.further.items()
+            if name.startswith(start) and name != start
+        }
 
 
 OOF = Table(ROWS, key=("repeat", "image_id"))
@@ -113,6 +124,16 @@ PICTURES = Table(
     key=("part", "image_id"),
 )
 LABELLED = Table({"image_id": NAME, "part": NAME}, key=("part", "image_id"))
+# Cells may be empty.
+COLUMNS = Table(
+    {"part": NAME, "image_id": NAME},
+    has_logits=False,
+    key=("part", "image_id"),
+    further={
+        "number:": Column("number", is_optional=True),
+        "category:": Column("text", is_optional=True),
+    },
+)
 # Each parquet table of a run folder, by the pattern of its path without the suffix.
 TABLES = {
     r"(plain_)?oof|fold_\d+/oof": OOF,
@@ -121,6 +142,7 @@ TABLES = {
     r"tta/further_(oof|test)_fold_\d+|tta/further_test_refit_\d+": FURTHER,
     r"pictures": PICTURES,
     r"labels/fold_\d+": LABELLED,
+    r"columns": COLUMNS,
 }
 
 

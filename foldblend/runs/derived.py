@@ -20,6 +20,7 @@ from foldblend.files import check_writable, write_bytes
 from foldblend.runs.calibrated import PLAIN_OOF, PLAIN_TEST
 from foldblend.runs.environment import describe_environment
 from foldblend.runs.folder import (
+    COLUMNS,
     FORMAT,
     PICTURES,
     SECTIONS,
@@ -151,12 +152,12 @@ def write_derived(folder: Path, made: Derived) -> Run:
     form = next((found for one in members if (found := one.submission) is not None), None)
     # Members are read before the first file is written: a broken one may yet be left out.
     labels = _test_labels(members)
-    groups = _test_groups(members)
+    passed_on = {**_test_groups(members), **_columns(members)}
     record = {
         **{name: made.like.info[name] for name in ("classes", "answers", "attributes", "metric")},
         **_passed_on(members),
     }
-    made = replace(made, files={**groups, **made.files})
+    made = replace(made, files={**passed_on, **made.files})
     return write_content(folder, made, record, form=form, test_labels=labels)
 
 
@@ -294,3 +295,9 @@ def _test_groups(members: Sequence[Run]) -> dict[str, bytes]:
     """Return test_groups.csv, by its name, of the first member that has it."""
     run = next((one for one in members if one.test_groups is not None), None)
     return {} if run is None else {TEST_GROUPS: run.tables.data(TEST_GROUPS)}
+
+
+def _columns(members: Sequence[Run]) -> dict[str, bytes]:
+    """Return columns.parquet, by its name, of the first member that has it."""
+    run = next((one for one in members if one.has(COLUMNS)), None)
+    return {} if run is None else {COLUMNS: run.tables.data(COLUMNS)}

@@ -29,6 +29,7 @@ from foldblend.locks import hold, is_held
 from foldblend.reading import read_json_file
 
 __all__ = [
+    "COLUMNS",
     "FORMAT",
     "PICTURES",
     "SECTIONS",
@@ -56,6 +57,7 @@ __all__ = [
 
 FORMAT = 1
 PICTURES = "pictures.parquet"
+COLUMNS = "columns.parquet"
 # Files whose hashes run.json records if they are there. report.json and sections may be written
 # again at any time, and other files have hashes of their own.
 HASHED = (
@@ -65,6 +67,7 @@ HASHED = (
     "plain_oof.parquet",
     "plain_test.parquet",
     PICTURES,
+    COLUMNS,
     "submission.csv",
     "submission_ids.csv",
     "test_labels.csv",

@@ -166,7 +166,7 @@ class TableReader:
             wanted |= dict.fromkeys(logit_columns(len(self.info["classes"])), Column("logit"))
         if columns is not None:
             wanted = {one: wanted[one] for one in columns}
-        found, good = self._parsed(file, self.data(file), wanted)
+        found, good = self._parsed(file, self.data(file), wanted, table)
         if not good:
             raise self._not_finite(file, found.to_pandas(), wanted)
         return found
@@ -192,12 +192,13 @@ class TableReader:
         )
 
     def _parsed(
-        self, file: str, data: bytes, wanted: Mapping[str, Column]
+        self, file: str, data: bytes, wanted: Mapping[str, Column], table: Table
     ) -> tuple[pyarrow.Table, bool]:
         """Return the wanted columns of a parquet file, checked, and whether logits are finite."""
         try:
             with pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data)) as source:
                 schema = source.schema_arrow
+                wanted = {**wanted, **table.further_in(schema.names)}
                 wrong = problem_of_schema(schema, wanted, source.metadata, self.info)
                 if wrong is None:
                     here = [one for one in wanted if one in schema.names]

@@ -64,6 +64,7 @@ def with_test(table: ImageTable, config: DataConfig, test: TestSet | None) -> Im
         table,
         test=rows,
         test_extra=test.extra,
+        test_columns=test.columns,
         notes=[*table.notes, *test.notes],
         found=[*table.found, f"{test.source}: {counted(len(rows), 'test image')}", *test.found],
         submission=form_of(config, test.image_id, table.classes, default),
@@ -163,5 +164,6 @@ def assemble(
             kind="labels",
         ),
         extra=found.extra,
+        columns=found.columns,
     )
     return with_test(table, config, test)

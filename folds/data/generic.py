@@ -213,6 +213,7 @@ def read_labelled_table(
         if one != asked
     ]
     of_label = table.categories.get(label_col)
+    roles = {image_col, label_col, group_col, *attributes, *box_columns(config), *table.twice}
     return Labelled(
         source=file,
         image_id=[prefix + found.ids[row] for row in rows],
@@ -228,6 +229,11 @@ def read_labelled_table(
             **{name: one for name, one in table.categories.items() if name in attributes},
         },
         extra={name: [values[row] for row in rows] for name, values in boxes.items()},
+        columns={
+            name: cells[name].tolist()
+            for name in map(str, cells)
+            if name not in roles and name not in table.images
+        },
         id_column=image_col,
         label_column=label_col,
         notes=[*left_out, *found.notes],
@@ -281,6 +287,11 @@ def join_labelled(parts: Sequence[Labelled], source: Path) -> Labelled:
         extra={
             name: [*itertools.chain.from_iterable(part.extra[name] for part in parts)]
             for name in first.extra
+        },
+        columns={
+            name: [*itertools.chain.from_iterable(part.columns[name] for part in parts)]
+            for name in first.columns
+            if all(name in part.columns for part in parts)
         },
         id_column=first.id_column,
         label_column=first.label_column,

@@ -71,3 +71,10 @@ class ImageTable:
     """Further columns of the labelled images, such as `box` (see foldblend.images)."""
     test_extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Further columns of the test images, such as `label` (see Manifest)."""
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Columns that a blend may learn from (--meta-cols), such as age: texts, numbers or None.
+
+    None of them may contain the class, or imply it.
+    """
+    test_columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """The same columns of the test images, as far as they are known."""

@@ -66,6 +66,8 @@ class Labelled:
     """Declared values of the labels ("") and of attributes (by their name)."""
     extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Further columns of the manifest, such as `box`."""
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Texts of the other columns of the table, which blends may learn from."""
     id_column: str = "image"
     label_column: str = "label"
     warnings: Sequence[str] = ()

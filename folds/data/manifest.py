@@ -22,6 +22,7 @@ from foldblend.levels import AS_BEFORE, Levels
 from foldblend.runs.folder import ids_hash
 from foldblend.runs.submission import SubmissionForm
 from folds.data.image_table import ImageTable
+from folds.data.kept_columns import table_of_columns
 
 __all__ = ["ImageTable", "Manifest", "build_manifest", "check_files", "extra_columns", "slug"]
 
@@ -102,6 +103,11 @@ class Manifest:
     """Treatment of values of more than 8 bits, and of transparency."""
     needs_levels: bool = False
     """Whether there are such images, whose pixels depend on `levels`."""
+    columns: pd.DataFrame | None = None
+    """Columns that blends may learn from, as columns.parquet has them, or None.
+
+    No training sees them, so they are in no hash.
+    """
 
     @property
     def num_classes(self) -> int:
@@ -339,4 +345,5 @@ def _checked(found: ImageTable) -> Manifest:
         submission=found.submission,
         notes=tuple(found.notes),
         found=tuple(found.found),
+        columns=table_of_columns(found),
     )

@@ -45,6 +45,8 @@ class TestSet:
     id_column: str = "image"
     extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Further columns: `label` (class or -1), `group` and `box`."""
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Texts of the columns of the table."""
     notes: Sequence[str] = ()
     found: Sequence[str] = ()
     """Sentences on what was recognised, for the log."""
@@ -146,6 +148,7 @@ def _of_table(file: Path, config: DataConfig, training: Training) -> TestSet:
         path=images.paths,
         id_column=column,
         extra=extra,
+        columns={name: table.cells[name].tolist() for name in map(str, table.cells)},
         notes=notes,
         found=found,
     )
