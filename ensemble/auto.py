@@ -18,6 +18,7 @@ from ensemble.crossfit import CrossFitted, Split, cross_fit, cross_fit_offsets, 
 from ensemble.methods.base import Evidence, Fitted, Method
 from ensemble.methods.mixture import MIXTURE, Mixture, decided
 from ensemble.methods.vote import soft_vote
+from foldblend.image_columns import Columns
 from foldblend.progress import track
 from foldblend.scores.averaged import over_repeats
 from foldblend.scores.metrics import KAPPA, log_softmax, softmax
@@ -104,9 +105,14 @@ class Blended:
         return self.chosen.nested.minus(self.optimism)
 
 
-def apply(fitted: Fitted, offsets_C: np.ndarray, logits: Iterable[np.ndarray]) -> np.ndarray:
+def apply(
+    fitted: Fitted,
+    offsets_C: np.ndarray,
+    logits: Iterable[np.ndarray],
+    columns: Columns | None = None,
+) -> np.ndarray:
     """Return the logits N x C float64 of a fitted method with its decision rule."""
-    return decided(fitted(logits), offsets_C)
+    return decided(fitted(logits, columns), offsets_C)
 
 
 def _share_of_samples(moved: Score, plain: Score) -> float:
@@ -161,7 +167,7 @@ def _trial(
             nested = score_logits(evidence, logits_NC)
     final = tried.found.final
     offsets_C = strength * tried.offsets_C
-    fitted_NC = apply(final, offsets_C, evidence.logits_MNC)
+    fitted_NC = decided(evidence.answer(final), offsets_C)
     in_sample = score_logits(evidence, fitted_NC, resampled=False).value
     parts = tried.found.parts
     return Trial(
@@ -204,7 +210,7 @@ def _mean_of(evidence: Evidence, trials: Sequence[Trial]) -> Blended:
     )
     logits = (trials[place].logits_NC for place in used)
     logits_NC = soft_vote(logits, final.weights).astype(np.float32)
-    in_sample = score_logits(evidence, final(evidence.logits_MNC), resampled=False).value
+    in_sample = score_logits(evidence, evidence.answer(final), resampled=False).value
     mean = Trial(
         MIXTURE,
         logits_NC,
@@ -333,6 +339,6 @@ def nested_once_more(
     for split in track(splits_of(evidence), "cross-validate the choice", unit="folds"):
         on = evidence.take(split.others)
         inner = blend_arrays(on, methods, decide=decide, prefer=prefer).chosen
-        held = [one[split.rows] for one in evidence.logits_MNC]
-        logits_NC[split.rows] = apply(inner.final, inner.offsets_C, held)
+        held_NC = evidence.answer(inner.final, split.rows)
+        logits_NC[split.rows] = decided(held_NC, inner.offsets_C)
     return score_logits(evidence, logits_NC)

@@ -15,6 +15,7 @@ import yaml
 from ensemble.align import Aligned, align
 from ensemble.budget import costs_of
 from ensemble.candidates import optimism_marks
+from ensemble.columns import read_for
 from ensemble.combine import combine
 from ensemble.config import ALLOWS, FORMERLY, BlendConfig, decisions, read_blend_file
 from ensemble.find import check_members, find_members, member_record, of_one_data_set
@@ -26,6 +27,7 @@ from foldblend.cli import Say
 from foldblend.errors import UserError, listed, require
 from foldblend.files import is_file
 from foldblend.flags import from_settings
+from foldblend.image_columns import names_of
 from foldblend.progress import lines_to, write
 from foldblend.runs.broken import BrokenRun
 from foldblend.runs.costs import device_of, num_passes, picture_seconds
@@ -220,7 +222,16 @@ def _blend(config: BlendConfig, broken: Mapping[Path, str], say: Say) -> Run:
         {"name": run.name, "run_key": run.info["run_key"], **one}
         for run, one in zip(members, hashes, strict=True)
     ]
-    kept = {} if decided.costs is None else {"costs": decided.costs.as_dict()}
+    kept: dict[str, Any] = {}
+    if decided.costs is not None:
+        kept["costs"] = decided.costs.as_dict()
+    aligned = None
+    columns = None
+    if config.meta_cols is not None:
+        aligned = align(members, intersect=config.intersect)
+        columns = read_for(aligned, names_of(config.meta_cols))
+        kept["columns"] = columns.digest
+        notes += columns.notes
     key = _key(record, decisions(config) | kept)
     folder = _beside(config, members[0].path) / (config.name or f"blend_{key[:8]}")
     before = dataclasses.replace(config, prefer=FORMERLY["prefer"])
@@ -235,13 +246,21 @@ def _blend(config: BlendConfig, broken: Mapping[Path, str], say: Say) -> Run:
     open_derived(folder, "blend", {"blend": key}, overwrite=config.overwrite, look=True)
     if folder.resolve() in {run.path.resolve() for run in members}:
         raise UserError(f"{folder}: this is one of the runs to be blended; pass another --name")
-    aligned = align(members, intersect=config.intersect)
+    if aligned is None:
+        aligned = align(members, intersect=config.intersect)
     if decided.metric.pool:
         check_one_label(aligned.named_rows)
     notes += [*decided.notes, *row_notes(aligned, config)]
     # Everything is computed before the first file is written, so an error leaves no files.
     with lines_to(say):
-        made = combine(aligned, config, metric=decided.metric, name=folder.name, costs=costs)
+        made = combine(
+            aligned,
+            config,
+            metric=decided.metric,
+            name=folder.name,
+            costs=costs,
+            columns=columns,
+        )
     shares = made.fitted.shares
     parameters = Parameters(made.method, made.fitted, made.offsets_C, made.of_shares)
     content = to_bytes(parameters, key)

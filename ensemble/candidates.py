@@ -12,7 +12,7 @@ from ensemble.auto import SIMPLE
 from ensemble.config import AUTO, BlendConfig, parse_budget
 from ensemble.drop import dropping
 from ensemble.methods.base import Method
-from ensemble.methods.registry import METHODS, weighted_vote
+from ensemble.methods.registry import METHODS, WITH_COLUMNS, WITHOUT, method_of, weighted_vote
 from ensemble.methods.vote import POOLS
 from ensemble.subsets import within
 from foldblend.errors import UserError, listed
@@ -79,6 +79,15 @@ def num_parts(aligned: Aligned) -> int:
     return int(min(by_repeat["fold"].nunique().min(), by_repeat["group"].nunique().min()))
 
 
+def _with_columns() -> dict[str, Method]:
+    """Return all methods, each with columns after the one that it is without them."""
+    found = {}
+    for name, method in METHODS.items():
+        found[name] = method
+        found |= {one: WITH_COLUMNS[one] for one, base in WITHOUT.items() if base == name}
+    return found
+
+
 def methods_to_try(
     config: BlendConfig, *, why_not: str | None, num_members: int, only_soft: bool = False
 ) -> dict[str, Method]:
@@ -107,21 +116,22 @@ def methods_to_try(
     asked = f"--budget {config.budget}" if config.budget is not None else f"--method {name}"
     drops = config.drop_harmful and num_members > 1
     asked = "--drop-harmful" if drops else asked
-    chooses = config.budget is not None or drops
-    if why_not is not None and (chooses or (name != AUTO and METHODS[name].fits)):
+    asked = f"--meta-cols {config.meta_cols}" if config.meta_cols is not None else asked
+    chooses = config.budget is not None or drops or config.meta_cols is not None
+    if why_not is not None and (chooses or (name != AUTO and method_of(name).fits)):
         raise UserError(f"{asked}: {why_not}")
     if name != AUTO or only_soft:
         name = "soft" if name == AUTO else name
-        return {name: METHODS[name]}
-    found = {key: one for key, one in METHODS.items() if config.thorough or not one.thorough}
+        return {name: method_of(name)}
+    known = dict(METHODS) if config.meta_cols is None else _with_columns()
+    found = {key: one for key, one in known.items() if config.thorough or not one.thorough}
     # The best single member is no method of the earlier versions, whose choice "simple" keeps.
     if config.rule == SIMPLE:
         del found["single"]
     # Methods that only weight members against each other change nothing for a single member.
     if num_members == 1:
-        found = {
-            key: one for key, one in found.items() if key in ("soft", "tempered", "stack", "trees")
-        }
+        useful = ("soft", "tempered", "stack", "trees", *WITH_COLUMNS)
+        found = {key: one for key, one in found.items() if key in useful}
     return {key: one for key, one in found.items() if why_not is None or not one.fits}
 
 

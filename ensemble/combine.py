@@ -21,6 +21,8 @@ from ensemble.candidates import (
     streams,
     why_not_fit,
 )
+from ensemble.columns import BlendColumns
+from ensemble.columns_section import columns_section
 from ensemble.config import AUTO, BlendConfig
 from ensemble.crossfit import Split, splits_of
 from ensemble.harm_section import harm_found, harm_of_vote
@@ -31,6 +33,7 @@ from ensemble.sections import methods_section
 from ensemble.singles import Singles
 from ensemble.subsets import frontier_rows
 from ensemble.threads import one_thread
+from foldblend.image_columns import Columns
 from foldblend.runs.folder import with_logits
 from foldblend.scores.metrics import Metric
 from foldblend.scores.rows import Rows
@@ -62,7 +65,9 @@ class Blend:
     """Test logits of each fold's models without offsets; none if there are no offsets."""
 
 
-def _tests(aligned: Aligned, fitted: Fitted, offsets_C: np.ndarray) -> list[pd.DataFrame]:
+def _tests(
+    aligned: Aligned, fitted: Fitted, offsets_C: np.ndarray, columns: Columns | None = None
+) -> list[pd.DataFrame]:
     """Return the blended test logits of each fold's models.
 
     The method was fitted on outputs of single models, so it is applied to single models. The mean
@@ -73,7 +78,7 @@ def _tests(aligned: Aligned, fitted: Fitted, offsets_C: np.ndarray) -> list[pd.D
         return []
     ids = aligned.test_ids.to_frame("image_id")
     return [
-        with_logits(ids, apply(fitted, offsets_C, aligned.test(fold)))
+        with_logits(ids, apply(fitted, offsets_C, aligned.test(fold), columns))
         for fold in aligned.test_folds
     ]
 
@@ -194,6 +199,7 @@ def combine(
     metric: Metric,
     name: str,
     costs: tuple[np.ndarray, str],
+    columns: BlendColumns | None = None,
 ) -> Blend:
     """Blend aligned members by the given method, or by the best of several.
 
@@ -209,6 +215,8 @@ def combine(
         Name of the blend in tables.
     costs
         Cost of each member, M, and what a cost of 1 is (see `costs_of`).
+    columns
+        Columns of the images that methods may learn from.
 
     Raises
     ------
@@ -226,7 +234,7 @@ def combine(
     if streams(config, methods):
         can_drop = why_not is None and config.weights is None
         return _voted(aligned, singles, costs[0], *methods.popitem(), can_drop=can_drop)
-    return _fitted(aligned, config, methods, singles, costs, why_not)
+    return _fitted(aligned, config, methods, singles, costs, why_not, columns)
 
 
 # Parallel parts start threads themselves.
@@ -238,12 +246,19 @@ def _fitted(
     singles: Singles,
     costs: tuple[np.ndarray, str],
     why_not: str | None,
+    columns: BlendColumns | None,
 ) -> Blend:
     """Return a blend for which methods or members are chosen, or a method is fitted.
 
     `why_not` is why methods must not be fitted; the other parameters are those of `combine`.
     """
-    evidence = Evidence(list(singles.watched(aligned.oof())), singles.rows, singles.metric)
+    evidence = Evidence(
+        list(singles.watched(aligned.oof())),
+        singles.rows,
+        singles.metric,
+        None if columns is None else columns.rows,
+    )
+    of_test = None if columns is None else columns.test
     cost_M, unit = costs
     decide = why_not is None and (config.method == AUTO or tried[config.method].fits)
     methods = choosing_members(tried, config, cost_M)
@@ -269,6 +284,8 @@ def _fitted(
         prefer=config.rule,
         groups=aligned.groups,
     )
+    if columns is not None:
+        sections["3_methods_columns"] = columns_section(evidence, blended, columns, config.rule)
     # Members within a budget are chosen by fitting, so they need the same conditions.
     if len(aligned.members) > 1 and why_not is None:
         sections["4_costs"] = _frontier(
@@ -290,7 +307,7 @@ def _fitted(
     fits = any(methods[trial.name].fits or trial.offsets_C.any() for trial in used)
     return Blend(
         chosen.logits_NC,
-        _tests(aligned, chosen.final, chosen.offsets_C),
+        _tests(aligned, chosen.final, chosen.offsets_C, of_test),
         chosen.name,
         chosen.final,
         chosen.offsets_C,
@@ -310,6 +327,8 @@ def _fitted(
         ],
         plain_NC=plain_NC,
         plain_tests=(
-            [] if plain_NC is None else _tests(aligned, without_offsets(chosen.final), zeros_C)
+            []
+            if plain_NC is None
+            else _tests(aligned, without_offsets(chosen.final), zeros_C, of_test)
         ),
     )

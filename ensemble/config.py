@@ -17,11 +17,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from ensemble.methods.registry import METHODS
+from ensemble.methods.registry import METHODS, WITH_COLUMNS, method_of
 from foldblend.cli import check_name
 from foldblend.errors import UserError, did_you_mean, listed, require
 from foldblend.files import home
 from foldblend.flags import check_lengths, expand_home
+from foldblend.image_columns import names_of
 from foldblend.reading import read_yaml_file
 from foldblend.scores.by_group import IMAGE, MEAN, check_pool
 from foldblend.scores.metrics import MEAN_COST, check_metric
@@ -48,6 +49,7 @@ MAY_BE = {
     "prefer": (str,),
     "score_by": (str,),
     "group_pool": (str,),
+    "meta_cols": (str, type(None)),
 }
 
 
@@ -81,7 +83,8 @@ class BlendConfig:
     """blend.yaml of an earlier blend, to make the same blend again; flags win. Default: none."""
     method: str = AUTO
     """How members are combined: auto (tries all but trees, see --prefer), single (the best member),
-    soft, log, hard, rank, tempered, weights, greedy, weights-metric, stack or trees.
+    soft, log, hard, rank, tempered, weights, greedy, weights-metric, stack or trees; with
+    --meta-cols also stack-columns or trees-columns.
     """
     prefer: Literal["score", "simple"] | None = None
     """What --method auto makes of the methods. score: the mean of their probabilities, each
@@ -104,6 +107,10 @@ class BlendConfig:
     """
     thorough: bool = False
     """Try the slow methods too, and cross-validate the choice of the method as well."""
+    meta_cols: Annotated[str | None, tyro.conf.arg(metavar="COLUMNS")] = None
+    """Columns of the table of images that stack and trees learn from too, comma-separated, such as
+    age,site. They must be known of new images as well. Default: none.
+    """
     dataset: str | None = None
     """Blend only the runs of this data set. Default: all runs, which must be of one data set."""
     intersect: bool = False
@@ -170,11 +177,24 @@ class BlendConfig:
         check_name(self.name)
         known_rules = " or ".join(PREFERS)
         require(self.prefer in (None, *PREFERS), f"--prefer {self.prefer}: pass {known_rules}")
-        known = [AUTO, *METHODS]
+        known = [AUTO, *METHODS, *WITH_COLUMNS]
         near = did_you_mean(self.method, known)
         require(
             self.method in known,
             f"--method {self.method}: unknown{near}; there are {', '.join(known)}",
+        )
+        if self.meta_cols is not None:
+            names_of(self.meta_cols)
+            fixed = f"--method {self.method}" if self.weights is None else "--weights"
+            require(
+                self.method in (AUTO, *WITH_COLUMNS) and self.weights is None,
+                f"--meta-cols {self.meta_cols}: {fixed} takes no columns; leave it out, or pass"
+                f" --method {' or '.join(WITH_COLUMNS)}",
+            )
+        require(
+            self.method not in WITH_COLUMNS or self.meta_cols is not None,
+            f"--method {self.method}: name the columns with --meta-cols, such as --meta-cols"
+            " age,site",
         )
         if self.budget is not None:
             parse_budget(self.budget)
@@ -218,6 +238,7 @@ DECIDES = (
     "drop_harmful",
     "score_by",
     "group_pool",
+    "meta_cols",
 )
 ALLOWS = ("include_blends", "allow_optimistic", "allow_leaks")
 # Values of settings that a blend.yaml of an earlier version lacks: those that this version had.
@@ -227,6 +248,7 @@ FORMERLY: Mapping[str, Any] = {
     "drop_harmful": False,
     "score_by": IMAGE,
     "group_pool": MEAN,
+    "meta_cols": None,
 }
 
 
@@ -234,8 +256,11 @@ def decisions(config: BlendConfig) -> dict[str, Any]:
     """Return the settings that decide the result of a blend, for its run key and blend.yaml."""
     found = {name: getattr(config, name) for name in DECIDES} | {"prefer": config.rule}
     # A vote that fits nothing is the same whatever is preferred.
-    if config.weights is not None or (config.method != AUTO and not METHODS[config.method].fits):
+    if config.weights is not None or (config.method != AUTO and not method_of(config.method).fits):
         found["prefer"] = FORMERLY["prefer"]
+    # The order in which columns are named does not matter.
+    if config.meta_cols is not None:
+        found["meta_cols"] = ",".join(names_of(config.meta_cols))
     return {
         name: value
         for name, value in found.items()

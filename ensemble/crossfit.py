@@ -98,9 +98,7 @@ def cross_fit(
         fits = {name: method.fit(on) for name, method in fitted.items()}
         if split is not None:
             for name, one in fits.items():
-                logits[name][split.rows] = one(
-                    logits_NC[split.rows] for logits_NC in evidence.logits_MNC
-                )
+                logits[name][split.rows] = evidence.answer(one, split.rows)
         task.add()
         return fits
 
@@ -109,7 +107,7 @@ def cross_fit(
     for name, method in methods.items():
         if not method.fits:
             final[name] = method.fit(evidence)
-            logits[name] = final[name](evidence.logits_MNC).astype(np.float32)
+            logits[name] = evidence.answer(final[name]).astype(np.float32)
     assert all(np.isfinite(logits_NC).all() for logits_NC in logits.values())
     return {
         name: CrossFitted(

@@ -47,7 +47,7 @@ def _held(method: Method, evidence: Evidence) -> list[_Held]:
 def _score(evidence: Evidence, held: Sequence[_Held]) -> Score:
     proba_NC = np.empty((len(evidence.rows), evidence.num_classes), np.float32)
     for one in held:
-        proba_NC[one.rows] = softmax(one.fitted([each[one.rows] for each in evidence.logits_MNC]))
+        proba_NC[one.rows] = softmax(evidence.answer(one.fitted, one.rows))
     return left_out_score(evidence.score, evidence.rows, proba_NC)
 
 

@@ -85,7 +85,7 @@ def _parts(evidence: Evidence, splits: Sequence[Split], trial: Trial, weight: fl
 
     def part(task: tuple[Fitted, np.ndarray, np.ndarray]) -> _Part:
         fitted, rows, others = task
-        logits_NC = fitted(one[rows] for one in evidence.logits_MNC)
+        logits_NC = evidence.answer(fitted, rows)
         # Offsets stay as they are. Constants of a row do not change its probabilities.
         moves_NC = trial.logits_NC[rows] - log_softmax(logits_NC) if trial.strength else 0.0
         leave_out = without(fitted, evidence.take(others) if trial.parts else evidence)
@@ -122,7 +122,7 @@ def _left_out(
                     fitted = methods_of(left)[part.method].fit(others.take(part.others))
                 except UserError:  # no member is cheap enough for a budget
                     return None
-            logits_NC = fitted(one[part.rows] for one in others.logits_MNC)
+            logits_NC = others.answer(fitted, part.rows)
         proba_NC[part.rows] += np.float32(part.weight) * softmax(logits_NC + part.moves_NC)
     return left_out_score(evidence.score, evidence.rows, proba_NC)
 

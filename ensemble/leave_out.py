@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from ensemble.methods.base import Evidence, Fitted
+from ensemble.methods.column_stack import ColumnStack
+from ensemble.methods.column_trees import ColumnTrees
 from ensemble.methods.stack import LOWEST, Stack, log_probabilities
 from ensemble.methods.trees import Trees
 from ensemble.methods.vote import POOLS, RankVote, Vote
@@ -116,11 +118,32 @@ def _fewer(fitted: FewerMembers, evidence: Evidence) -> Without:
     return leave_out
 
 
+def _column_stack(fitted: ColumnStack, evidence: Evidence) -> Without:
+    """Keep the weights of the columns."""
+    inner = _stack(fitted.stack, evidence)
+
+    def leave_out(member: int) -> ColumnStack:
+        stack = inner(member)
+        assert isinstance(stack, Stack)
+        return replace(fitted, stack=stack)
+
+    return leave_out
+
+
+def _column_trees(fitted: ColumnTrees, evidence: Evidence) -> Without:
+    return lambda member: replace(
+        fitted,
+        trees=replace(fitted.trees, temperatures=_but(fitted.trees.temperatures, member)),
+    )
+
+
 OF_KINDS: dict[type, Callable[[Any, Evidence], Without]] = {
     Vote: _vote,
     RankVote: _rank,
     Stack: _stack,
     Trees: _trees,
+    ColumnStack: _column_stack,
+    ColumnTrees: _column_trees,
     FewerMembers: _fewer,
 }
 

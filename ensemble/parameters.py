@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from ensemble.auto import apply
 from ensemble.methods.base import Fitted
 from ensemble.methods.mixture import Mixture, without_offsets
+from foldblend.image_columns import Columns
 from foldblend.runs.folder import logit_columns, with_logits
 from foldblend.runs.rows import mean_over_folds
 
@@ -55,19 +56,26 @@ class Parameters:
 
     # One thread makes sums the same on any number of cores.
     @threadpool_limits.wrap(limits=1)
-    def apply(self, logits_MNC: Iterable[np.ndarray]) -> np.ndarray:
+    def apply(self, logits_MNC: Iterable[np.ndarray], columns: Columns | None = None) -> np.ndarray:
         """Return the blended logits N x C float64 of one model of each member.
 
         Members' logits N x C are read one after the other, as float32, which run folders hold.
+        Columns of the images must be given where the fitted method `needs` any.
         """
         # The order of the axes decides the order in which numpy adds, and so the last bit.
         return apply(
             self.fitted,
             self.offsets_C,
             (np.ascontiguousarray(logits_NC, np.float32) for logits_NC in logits_MNC),
+            columns,
         )
 
-    def table(self, ids: pd.Series, folds: Iterable[Iterable[np.ndarray]]) -> pd.DataFrame:
+    def table(
+        self,
+        ids: pd.Series,
+        folds: Iterable[Iterable[np.ndarray]],
+        columns: Columns | None = None,
+    ) -> pd.DataFrame:
         """Return the test table of the blend: image_id, and the mean logits over the folds.
 
         The method is applied to single models. The mean, which is smoother, is taken after that.
@@ -78,8 +86,9 @@ class Parameters:
             Names of the N images.
         folds
             For each fold, the logits N x C of each member's model of this fold.
+        columns
+            Columns of the images, where the fitted method needs any.
         """
         keys = ids.to_frame("image_id")
-        tables = [with_logits(keys, self.apply(logits_MNC)) for logits_MNC in folds]
-        columns = logit_columns(len(self.offsets_C))
-        return mean_over_folds(tables, columns, of_shares=self.of_shares)
+        tables = [with_logits(keys, self.apply(logits_MNC, columns)) for logits_MNC in folds]
+        return mean_over_folds(tables, logit_columns(len(self.offsets_C)), of_shares=self.of_shares)

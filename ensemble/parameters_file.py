@@ -19,6 +19,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from ensemble.methods.column_stack import ColumnStack
+from ensemble.methods.column_trees import ColumnTrees
+from ensemble.methods.encoding import CategoryCode, Encoding, NumberCode
 from ensemble.methods.forest import Forest
 from ensemble.methods.mixture import Mixture
 from ensemble.methods.stack import Stack
@@ -28,6 +31,7 @@ from ensemble.parameters import Parameters
 from ensemble.subsets import FewerMembers
 from foldblend.arrays_file import read_arrays
 from foldblend.errors import UserError, in_a_line, listed
+from foldblend.image_columns import Columns
 from foldblend.reading import parse_json
 
 __all__ = [
@@ -53,7 +57,12 @@ KINDS: dict[str, type] = {
     "vote": Vote,
     "rank": RankVote,
     "stack": Stack,
+    "stack with columns": ColumnStack,
     "trees": Trees,
+    "trees with columns": ColumnTrees,
+    "columns": Encoding,
+    "column of numbers": NumberCode,
+    "column of categories": CategoryCode,
     "forest": Forest,
     "fewer members": FewerMembers,
     "mixture": Mixture,
@@ -198,7 +207,8 @@ def _check(found: Any, num_members: int, num_classes: int) -> Parameters:
         raise ValueError(wrong)
     if len(found.fitted.shares) != num_members:
         raise ValueError(f"it is of {len(found.fitted.shares)} members, not {num_members}")
-    tried_NC = found.apply([np.zeros((1, num_classes))] * num_members)
+    columns = Columns.empty(found.fitted.needs, 1)
+    tried_NC = found.apply([np.zeros((1, num_classes))] * num_members, columns)
     if tried_NC.shape != (1, num_classes) or not np.isfinite(tried_NC).all():
         raise ValueError("its logits are not finite")
     # The summary is compared with that of blend.yaml.

@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 
 from ensemble.align import Aligned, align
+from ensemble.columns import BlendColumns, read_for
 from ensemble.config import BlendConfig, read_blend_file
 from ensemble.find import BLENDED, check_members, member_record
 from ensemble.methods.base import Evidence, Fitted, Method
 from ensemble.methods.mixture import MIXTURE, Mixture
-from ensemble.methods.registry import METHODS, weighted_vote
+from ensemble.methods.registry import method_of, weighted_vote
 from ensemble.parameters import Parameters
 from ensemble.parameters_file import PARAMETERS
 from ensemble.singles import Singles
 from ensemble.subsets import of_members
 from ensemble.threads import one_thread
 from foldblend.errors import UserError, listed
+from foldblend.image_columns import names_of
 from foldblend.runs.check import finished_run
 from foldblend.runs.run import Run
 from foldblend.scores.held_out import group_parts, outer_parts
@@ -106,7 +108,7 @@ def _method(name: str, summary: Mapping[str, Any], config: BlendConfig) -> Metho
     """
     if name == MIXTURE:
         return _mixture(summary[MIXTURE], config)
-    method = METHODS[name]
+    method = method_of(name)
     if config.weights is not None:
         return replace(method, fit=weighted_vote(name, config.weights))
     # Members are chosen by --budget and --drop-harmful.
@@ -126,7 +128,7 @@ def _mixture(summaries: Sequence[Mapping[str, Any]], config: BlendConfig) -> Met
     return Method("mean of several methods", fit)
 
 
-def _fit(method: Method, aligned: Aligned, metric: Metric) -> Fitted:
+def _fit(method: Method, aligned: Aligned, metric: Metric, columns: BlendColumns | None) -> Fitted:
     """Fit the method on all rows, as `ensemble.combine.combine` does for the test set."""
     if not method.fits:
         zeros_C = np.zeros(len(aligned.runs[0].classes))
@@ -135,7 +137,8 @@ def _fit(method: Method, aligned: Aligned, metric: Metric) -> Fitted:
             Evidence([zeros_C[None]] * len(aligned.members), Rows.of(none_N, none_N), metric)
         )
     rows = Singles(aligned, metric, blend="").rows
-    return method.fit(Evidence(list(aligned.oof()), rows, metric))
+    of_rows = None if columns is None else columns.rows
+    return method.fit(Evidence(list(aligned.oof()), rows, metric, of_rows))
 
 
 class Refit:
@@ -203,11 +206,16 @@ def refitted(run: Run) -> Parameters:
             f" blend cannot be refitted; make it again: {_again(run.path)}"
         ) from None
     aligned = align(members, intersect=config.intersect)
-    fitted = _fit(method, aligned, metric_of(run.info))
+    columns = None
+    if config.meta_cols is not None:
+        columns = read_for(aligned, names_of(config.meta_cols))
+    fitted = _fit(method, aligned, metric_of(run.info), columns)
     parameters = Parameters(name, fitted, offsets_C, method.of_shares)
     same = agrees(fitted.as_dict(), summary)
     if same and run.test is not None and aligned.test_ids is not None:
-        made = parameters.table(aligned.test_ids, map(aligned.test, aligned.test_folds))
+        folds = map(aligned.test, aligned.test_folds)
+        of_test = None if columns is None else columns.test
+        made = parameters.table(aligned.test_ids, folds, of_test)
         same = made["image_id"].equals(run.test["image_id"]) and np.allclose(
             run.logits(made), run.logits(run.test), rtol=CLOSE, atol=CLOSE
         )

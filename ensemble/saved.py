@@ -15,8 +15,9 @@ from ensemble.parameters import Parameters
 from ensemble.parameters_file import PARAMETERS, read_parameters, to_bytes
 from ensemble.refit import agrees, refitted
 from foldblend.cli import Say
-from foldblend.errors import UserError, counted
+from foldblend.errors import UserError, counted, listed
 from foldblend.files import exists, is_file, write_bytes
+from foldblend.image_columns import Columns
 from foldblend.progress import write
 from foldblend.reading import MOST_YAML, read_bounded
 from foldblend.runs.check import finished_run
@@ -53,7 +54,12 @@ class SavedBlend:
         """Share of each member, with sum 1; one with 0 need not run, its logits may be zeros."""
         return self.parameters.fitted.shares
 
-    def apply(self, logits_MNC: Iterable[np.ndarray]) -> np.ndarray:
+    @property
+    def needs(self) -> Mapping[str, str]:
+        """The kind of each column of images that is needed, by its name: number or category."""
+        return self.parameters.fitted.needs
+
+    def apply(self, logits_MNC: Iterable[np.ndarray], columns: Columns | None = None) -> np.ndarray:
         """Return the blended logits of one model of each member.
 
         The method was fitted on outputs of single models, so it is applied to single models. The
@@ -64,6 +70,8 @@ class SavedBlend:
         logits_MNC
             Logits N x C of the members' models, in the order of `members`. They are read one after
             the other, as float32.
+        columns
+            Columns of the images, where the blend `needs` any.
 
         Returns
         -------
@@ -75,9 +83,25 @@ class SavedBlend:
         UserError
             If the number of members, images or classes is wrong, or a logit is not finite.
         """
-        return self.parameters.apply(self._checked(logits_MNC))
+        self._check_columns(columns)
+        return self.parameters.apply(self._checked(logits_MNC), columns)
 
-    def table(self, ids: pd.Series, folds: Iterable[Iterable[np.ndarray]]) -> pd.DataFrame:
+    def _check_columns(self, columns: Columns | None) -> None:
+        """Raise UserError unless the columns that are needed are there."""
+        kinds = {} if columns is None else columns.kinds
+        absent = [name for name, kind in self.needs.items() if kinds.get(name) != kind]
+        if absent:
+            raise UserError(
+                f"{self.path}: the blend needs the columns {listed(self.needs, most=9)}, and"
+                f" {listed(absent, most=9)} is not given; pass Columns with them"
+            )
+
+    def table(
+        self,
+        ids: pd.Series,
+        folds: Iterable[Iterable[np.ndarray]],
+        columns: Columns | None = None,
+    ) -> pd.DataFrame:
         """Return the mean over folds of the blended logits, as test.parquet of the blend has it.
 
         Parameters
@@ -86,13 +110,16 @@ class SavedBlend:
             Names of the N images.
         folds
             For each fold, what `apply` takes: the logits of the members' models of this fold.
+        columns
+            Columns of the images, where the blend `needs` any.
 
         Returns
         -------
         pd.DataFrame
             image_id and the logits, float32.
         """
-        return self.parameters.table(ids, map(self._checked, folds))
+        self._check_columns(columns)
+        return self.parameters.table(ids, map(self._checked, folds), columns)
 
     def _checked(self, logits_MNC: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the logits as float32; raise UserError for those that are not the members'."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ensemble.auto import SCORE, SIMPLE, Blended, Trial
-from ensemble.methods.registry import METHODS
+from ensemble.methods.registry import method_of
 from foldblend.scores.metrics import Metric
 from foldblend.scores.score import Score
 from reports.blocks import comparison_block, section, table_block, text_block
@@ -199,7 +199,7 @@ def _why_chosen(blended: Blended, metric: Metric, prefer: str, groups: str) -> s
             f" {best.nested.value - chosen.nested.value:.4f} below {best.name}, whose standard"
             f" error is {best.nested.error:.4f}."
         )
-    return f"Chosen: {chosen.name} ({METHODS[chosen.name].what}). {why}"
+    return f"Chosen: {chosen.name} ({method_of(chosen.name).what}). {why}"
 
 
 def _optimism(blended: Blended, metric: Metric, groups: str) -> str:

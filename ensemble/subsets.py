@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from ensemble.methods.base import Evidence, Fitted, Method
 from ensemble.methods.quick_score import quick_score
 from ensemble.methods.vote import soft_vote
 from foldblend.errors import listed
+from foldblend.image_columns import Columns
 from foldblend.scores.metrics import softmax
 from foldblend.scores.score import score_interval
 
@@ -30,9 +31,16 @@ class FewerMembers:
     members: tuple[int, ...]
     num_members: int
 
-    def __call__(self, logits_MNC: Iterable[np.ndarray]) -> np.ndarray:
+    def __call__(
+        self, logits_MNC: Iterable[np.ndarray], columns: Columns | None = None
+    ) -> np.ndarray:
         """Return logits N x C float64, from those of all members; the unused ones are skipped."""
-        return self.fitted(one for place, one in enumerate(logits_MNC) if place in self.members)
+        used = (one for place, one in enumerate(logits_MNC) if place in self.members)
+        return self.fitted(used, columns)
+
+    @property
+    def needs(self) -> Mapping[str, str]:
+        return self.fitted.needs
 
     @property
     def shares(self) -> tuple[float, ...]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from foldblend.image_columns import Columns
 from foldblend.scores.by_group import TINY, by_group
 from foldblend.scores.metrics import Metric, as_metric, softmax
 from foldblend.scores.rows import Rows
@@ -26,6 +27,8 @@ class Evidence:
     rows: Rows
     metric: str | Metric = "f1_macro"
     """The metric to optimise, or its name, a key of foldblend.scores.metrics.METRICS."""
+    columns: Columns | None = None
+    """Columns of the rows' images, for methods that learn from them; None without --meta-cols."""
 
     @property
     def score(self) -> Metric:
@@ -38,8 +41,18 @@ class Evidence:
     def take(self, rows: np.ndarray) -> Evidence:
         """Return the evidence of only these rows, by number or mask."""
         return Evidence(
-            [logits_NC[rows] for logits_NC in self.logits_MNC], self.rows.take(rows), self.metric
+            [logits_NC[rows] for logits_NC in self.logits_MNC],
+            self.rows.take(rows),
+            self.metric,
+            None if self.columns is None else self.columns.take(rows),
         )
+
+    def answer(self, fitted: Fitted, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return the logits N x C of a fitted method for these rows, or for all."""
+        if rows is None:
+            return fitted(self.logits_MNC, self.columns)
+        columns = None if self.columns is None else self.columns.take(rows)
+        return fitted((logits_NC[rows] for logits_NC in self.logits_MNC), columns)
 
     def pooled(
         self, temperature_M: Sequence[float] | None = None
@@ -75,14 +88,22 @@ class Evidence:
 class Fitted(Protocol):
     """Fitted method of blending.
 
-    The blended logits of a row depend only on the members' logits of that row.
+    The blended logits of a row depend only on the members' logits and the columns of that row.
     """
 
-    def __call__(self, logits_MNC: Iterable[np.ndarray]) -> np.ndarray:
+    def __call__(
+        self, logits_MNC: Iterable[np.ndarray], columns: Columns | None = None
+    ) -> np.ndarray:
         """Return blended logits N x C float64, finite.
 
-        Members' logits N x C are read one after the other.
+        Members' logits N x C are read one after the other. Columns of the same rows must be given
+        where the method `needs` any.
         """
+        ...
+
+    @property
+    def needs(self) -> Mapping[str, str]:
+        """Return the kind of each column that is needed, by its name; {} for most methods."""
         ...
 
     @property

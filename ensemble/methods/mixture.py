@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from ensemble.methods.base import Fitted
 from ensemble.methods.vote import soft_vote
+from foldblend.image_columns import Columns
 from foldblend.scores.metrics import log_softmax
 
 __all__ = ["MIXTURE", "Mixture", "decided", "without_offsets"]
@@ -39,15 +40,21 @@ class Mixture:
     offsets_SC: np.ndarray
     """Offsets per class of each method, zeros where it has none."""
 
-    def __call__(self, logits_MNC: Iterable[np.ndarray]) -> np.ndarray:
+    def __call__(
+        self, logits_MNC: Iterable[np.ndarray], columns: Columns | None = None
+    ) -> np.ndarray:
         """Return logits N x C float64 from the logits N x C of each member."""
         # Every method reads all members.
         logits = list(logits_MNC)
         answers = (
-            decided(part(logits), offsets_C)
+            decided(part(logits, columns), offsets_C)
             for part, offsets_C in zip(self.parts, self.offsets_SC, strict=True)
         )
         return soft_vote(answers, self.weights)
+
+    @property
+    def needs(self) -> Mapping[str, str]:
+        return {name: kind for part in self.parts for name, kind in part.needs.items()}
 
     @property
     def shares(self) -> tuple[float, ...]:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ensemble.methods import greedy, single, stack, trees, weights
+from ensemble.methods import column_stack, column_trees, greedy, single, stack, trees, weights
 from ensemble.methods.base import Evidence, Fitted, Method
 from ensemble.methods.vote import NUM_QUANTILES, RankVote, Vote
 from foldblend.scores.metrics import log_softmax
 from foldblend.scores.temperature import fit_temperatures
 
-__all__ = ["METHODS", "weighted_vote"]
+__all__ = ["METHODS", "WITHOUT", "WITH_COLUMNS", "method_of", "weighted_vote"]
 
 
 def weighted_vote(pool: str, given: Sequence[float] | None = None) -> Callable[[Evidence], Fitted]:
@@ -62,3 +62,17 @@ METHODS: dict[str, Method] = {
         "boosted trees on summary features, mixed with the vote", trees.fit, thorough=True
     ),
 }
+# Methods that learn from columns of the images (--meta-cols) too.
+WITH_COLUMNS: dict[str, Method] = {
+    "stack-columns": Method("stack with columns of the images", column_stack.fit),
+    "trees-columns": Method(
+        "boosted trees that see columns of the images", column_trees.fit, thorough=True
+    ),
+}
+WITHOUT = {"stack-columns": "stack", "trees-columns": "trees"}
+"""The method without columns beside which each of these is shown, and which it is at worst."""
+
+
+def method_of(name: str) -> Method:
+    """Return a method by its name; raise KeyError for an unknown one."""
+    return WITH_COLUMNS[name] if name in WITH_COLUMNS else METHODS[name]

@@ -10,19 +10,31 @@ weights should not be needed for that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ensemble.methods.base import Evidence
+from foldblend.image_columns import Columns
 from foldblend.scores.held_out import group_parts
 from foldblend.scores.metrics import log_softmax
 from foldblend.scores.score import gain_of_sums
 from foldblend.scores.temperature import fit_temperatures
 
-__all__ = ["Stack", "fit", "log_probabilities", "re_expanded", "row_loss", "vote_at", "within"]
+__all__ = [
+    "Prepared",
+    "Problem",
+    "Stack",
+    "fit",
+    "log_probabilities",
+    "prepared",
+    "re_expanded",
+    "row_loss",
+    "vote_at",
+    "within",
+]
 
 # Standard deviations of the normal prior of weights, in units of 1 / sqrt(M), from the strongest L2
 # penalty to the weakest.
@@ -84,10 +96,15 @@ class Stack:
     It is 0 where the vote without correction was best.
     """
 
-    def __call__(self, logits_MNC: Iterable[np.ndarray]) -> np.ndarray:
+    def __call__(
+        self, logits_MNC: Iterable[np.ndarray], columns: Columns | None = None
+    ) -> np.ndarray:
         """Return logits N x C float64 from the logits N x C of each member."""
+        return self.moved(logits_MNC, self.bias_E)
+
+    def moved(self, logits_MNC: Iterable[np.ndarray], added_NE: np.ndarray) -> np.ndarray:
+        """Return logits N x C float64 with something else than the bias as the first term."""
         sum_NC = None
-        added_NE = self.bias_E
         for log_NC, weight_CE in zip(
             log_probabilities(logits_MNC, self.temperatures), self.weight_MCE, strict=True
         ):
@@ -98,6 +115,10 @@ class Stack:
         return re_expanded(
             log_softmax(within(vote_NC, self.class_E) + added_NE), vote_NC, self.class_E
         )
+
+    @property
+    def needs(self) -> Mapping[str, str]:
+        return {}
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -149,7 +170,7 @@ def _loss(
 
 
 @dataclass(frozen=True, slots=True)
-class _Problem:
+class Problem:
     """Data that the weights are fitted on: N rows, D = M C + 1 features, E classes that occur.
 
     The last feature is a constant.
@@ -162,8 +183,8 @@ class _Problem:
     group_N: np.ndarray
     num_members: int
 
-    def rows(self, rows: np.ndarray) -> _Problem:
-        return _Problem(
+    def rows(self, rows: np.ndarray) -> Problem:
+        return Problem(
             self.feature_ND[rows],
             self.vote_NC[rows],
             self.label_N[rows],
@@ -221,23 +242,34 @@ class _Problem:
         log_NE = log_softmax(within(self.vote_NC, class_E) + added_NE)
         return row_loss(re_expanded(log_NE, self.vote_NC, class_E), self.label_N)
 
-    def best_spread(self) -> float:
-        """Return the spread with the lowest log loss on held-out groups, 0 for no correction.
+    def halves(self) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
+        """Return the fitted and the held-out rows of each part, and the code of each row's group.
 
-        It is 0 unless the correction lowers the log loss of the vote by more than one standard
-        error over groups.
+        Groups are dealt at random and not by label, because new data do not have the same number
+        of rows of each class. There are no parts where one of them would have a single class.
         """
         code_N = np.unique(self.group_N, return_inverse=True)[1]
-        # Groups are dealt at random and not by label, because new data do not have the same number
-        # of rows of each class.
         part_N = group_parts(np.zeros_like(code_N), code_N, num_parts=NUM_PARTS)
-        parts = [
-            (self.rows(part_N != part), self.rows(part_N == part), part_N == part)
-            for part in range(NUM_PARTS)
-        ]
-        if min(len(np.unique(fitted.label_N)) for fitted, _, _ in parts) < 2:
-            return 0.0
+        parts = [(part_N != part, part_N == part) for part in range(NUM_PARTS)]
+        if min(len(np.unique(self.label_N[fitted_N])) for fitted_N, _ in parts) < 2:
+            parts = []
+        return parts, code_N
+
+    def best_spread(self) -> float:
+        """Return the spread of `tried`."""
+        return self.tried()[0]
+
+    def tried(self) -> tuple[float, np.ndarray]:
+        """Return the spread with the lowest log loss on held-out groups, and this loss of each row.
+
+        It is 0, for no correction, unless the correction lowers the log loss of the vote by more
+        than one standard error over groups.
+        """
         vote_loss_N = row_loss(self.vote_NC, self.label_N)
+        halves, code_N = self.halves()
+        if not halves:
+            return 0.0, vote_loss_N
+        parts = [(self.rows(fitted_N), self.rows(held_N), held_N) for fitted_N, held_N in halves]
         best = 0.0
         best_loss_N = vote_loss_N
         paths = [fitted.path(SPREADS) for fitted, _, _ in parts]
@@ -250,14 +282,39 @@ class _Problem:
             best = spread
             best_loss_N = loss_N
         help_G = np.bincount(code_N, vote_loss_N - best_loss_N)
-        return best if gain_of_sums(help_G).exceeds() else 0.0
+        return (best, best_loss_N) if gain_of_sums(help_G).exceeds() else (0.0, vote_loss_N)
 
 
-def fit(evidence: Evidence) -> Stack:
-    """Fit a correction of the vote, as strong as helps held-out groups of the evidence.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A stack before its weights are fitted."""
 
-    If none helps, and with too few groups to hold out, the vote is returned. Temperatures are
-    fitted on all rows, once for all L2 penalties.
+    temperatures: tuple[float, ...]
+    vote_temperature: float
+    problem: Problem
+    mean_D: np.ndarray
+    """Means of the features of members, which the problem has centred."""
+
+    def stack(self, class_E: np.ndarray, weight_DE: np.ndarray, spread: float) -> Stack:
+        """Return the stack with these weights of the problem's features."""
+        num_members = self.problem.num_members
+        bias_E = np.sqrt(num_members) * weight_DE[-1] - self.mean_D @ weight_DE[:-1]
+        weight_MCE = weight_DE[:-1].reshape(num_members, len(self.mean_D) // num_members, -1)
+        return Stack(self.temperatures, self.vote_temperature, class_E, weight_MCE, bias_E, spread)
+
+    def fitted(self, spread: float) -> Stack:
+        """Return the stack fitted on all rows; for a spread of 0 it is the vote."""
+        class_E = np.unique(self.problem.label_N)
+        weight_DE = np.zeros((self.problem.feature_ND.shape[1], len(class_E)))
+        if spread:
+            *_, (class_E, weight_DE) = self.problem.path([one for one in SPREADS if one <= spread])
+        return self.stack(class_E, weight_DE, spread)
+
+
+def prepared(evidence: Evidence) -> Prepared:
+    """Return the vote and the features of a stack.
+
+    Temperatures are fitted on all rows, once for all L2 penalties.
     """
     temperatures = evidence.temperatures
     num_members = len(evidence.logits_MNC)
@@ -277,14 +334,16 @@ def fit(evidence: Evidence) -> Stack:
     # the same as on a direction in which all members agree.
     feature_ND[:, -1] = np.sqrt(num_members)
     vote_NC = vote_at(sum_NC, vote_temperature)
-    problem = _Problem(
+    problem = Problem(
         feature_ND, vote_NC, evidence.rows.label_N, evidence.rows.group_N, num_members
     )
-    spread = problem.best_spread()
-    class_E = np.unique(evidence.rows.label_N)
-    weight_DE = np.zeros((feature_ND.shape[1], len(class_E)))
-    if spread:
-        *_, (class_E, weight_DE) = problem.path([one for one in SPREADS if one <= spread])
-    bias_E = np.sqrt(num_members) * weight_DE[-1] - mean_D @ weight_DE[:-1]
-    weight_MCE = weight_DE[:-1].reshape(num_members, num_classes, -1)
-    return Stack(temperatures, vote_temperature, class_E, weight_MCE, bias_E, spread)
+    return Prepared(temperatures, vote_temperature, problem, mean_D)
+
+
+def fit(evidence: Evidence) -> Stack:
+    """Fit a correction of the vote, as strong as helps held-out groups of the evidence.
+
+    If none helps, and with too few groups to hold out, the vote is returned.
+    """
+    found = prepared(evidence)
+    return found.fitted(found.problem.best_spread())

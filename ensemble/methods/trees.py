@@ -8,7 +8,7 @@ and few, and they make up only half of the prediction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,27 @@ from threadpoolctl import threadpool_limits
 from ensemble.methods.base import Evidence
 from ensemble.methods.forest import Forest, forest_of
 from ensemble.methods.stack import log_probabilities, re_expanded, row_loss, vote_at, within
+from foldblend.image_columns import Columns
 from foldblend.scores.held_out import group_parts
 from foldblend.scores.metrics import log_softmax
+from foldblend.scores.rows import Rows
 from foldblend.scores.score import gain_of_sums
 from foldblend.scores.temperature import fit_temperatures
 
-__all__ = ["Trees", "features", "fit"]
+__all__ = [
+    "ROUNDS",
+    "Prepared",
+    "Trees",
+    "features",
+    "fit",
+    "held_out_losses",
+    "helps",
+    "joined",
+    "moved",
+    "prepared",
+]
 
-ROUNDS = (10, 20, 40, 80)  # trees per class to try; none is tried too
+ROUNDS = (0, 10, 20, 40, 80)  # trees per class to try
 NUM_PARTS = 2
 SHARE = 0.5  # weight of the trees in the prediction; the vote has the rest
 LOWEST = -15.0  # lower log-probabilities are set to this
@@ -70,6 +83,18 @@ def features(
     return sum_NC, np.hstack([vote_NC, spread_NC, level_QN.T, agree_N[:, None]]).astype(np.float32)
 
 
+def joined(feature_ND: np.ndarray, further_ND: np.ndarray | None) -> np.ndarray:
+    """Return features of members with further ones after them."""
+    if further_ND is None:
+        return feature_ND
+    return np.hstack([feature_ND, further_ND.astype(np.float32)])
+
+
+def moved(vote_NC: np.ndarray, added_NE: np.ndarray, class_E: np.ndarray) -> np.ndarray:
+    """Return the log-probabilities of a vote after those of the E classes were moved."""
+    return re_expanded(log_softmax(within(vote_NC, class_E) + added_NE), vote_NC, class_E)
+
+
 @dataclass(frozen=True, slots=True)
 class Trees:
     """Geometric mean of the members' soft vote and the predictions of boosted trees."""
@@ -83,13 +108,33 @@ class Trees:
     forest: Forest | None = None
     """Trees on classes 0..E-1, or None for no trees."""
 
-    def __call__(self, logits_MNC: Iterable[np.ndarray]) -> np.ndarray:
+    def __call__(
+        self, logits_MNC: Iterable[np.ndarray], columns: Columns | None = None
+    ) -> np.ndarray:
         """Return logits N x C float64 from the logits N x C of each member."""
+        return self.answer(logits_MNC)
+
+    def answer(
+        self,
+        logits_MNC: Iterable[np.ndarray],
+        further_ND: np.ndarray | None = None,
+        added_NE: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Return logits N x C float64; the trees see further features after those of members.
+
+        `added_NE` is added to the log-probabilities of the vote, of the classes with rows.
+        """
         sum_NC, feature_ND = features(logits_MNC, self.temperatures)
         vote_NC = vote_at(sum_NC, self.vote_temperature)
+        if added_NE is not None:
+            vote_NC = moved(vote_NC, added_NE, self.class_E)
         if self.forest is None:
             return vote_NC
-        return _answer(self.forest(feature_ND), vote_NC, self.class_E)
+        return _answer(self.forest(joined(feature_ND, further_ND)), vote_NC, self.class_E)
+
+    @property
+    def needs(self) -> Mapping[str, str]:
+        return {}
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -117,7 +162,7 @@ def _answer(proba_NE: np.ndarray, vote_NC: np.ndarray, class_E: np.ndarray) -> n
     return re_expanded(log_softmax(mixed_NE), vote_NC, class_E)
 
 
-def _grown(
+def grown(
     feature_ND: np.ndarray, label_N: np.ndarray, group_N: np.ndarray, num_rounds: int
 ) -> tuple[Any, np.ndarray]:
     """Return fitted trees and their classes E.
@@ -136,31 +181,111 @@ def _grown(
     return model.fit(feature_ND, target_N), class_E
 
 
-def _best_rounds(
-    feature_ND: np.ndarray, vote_NC: np.ndarray, label_N: np.ndarray, group_N: np.ndarray
-) -> int:
-    """Return the number of rounds with the lowest log loss on held-out groups, 0 for no trees.
+def halves(label_N: np.ndarray, group_N: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the fitted and the held-out rows of each half of the groups.
 
-    It is 0 unless trees lower the log loss of the vote by more than one standard error over groups.
+    There are none where a half has a single class.
     """
     code_N = np.unique(group_N, return_inverse=True)[1]
     part_N = group_parts(np.zeros_like(code_N), code_N, num_parts=NUM_PARTS)
     if min(len(np.unique(label_N[part_N == part])) for part in range(NUM_PARTS)) < 2:
-        return 0
+        return []
+    return [(part_N != part, part_N == part) for part in range(NUM_PARTS)]
+
+
+def held_out_losses(
+    inputs_of: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], rows: Rows
+) -> np.ndarray | None:
+    """Return the log loss of each row for each number of rounds, where its group was held out.
+
+    Parameters
+    ----------
+    inputs_of
+        Function from the rows that trees are fitted on, as a mask, to the features N x D and the
+        log-probabilities N x C of the vote that trees are mixed with.
+    rows
+        Labels and groups.
+
+    Returns
+    -------
+    array or None
+        One row for each of ROUNDS; None where a half of the groups has a single class.
+    """
+    label_N = rows.label_N
+    group_N = rows.group_N
+    parts = halves(label_N, group_N)
+    if not parts:
+        return None
     loss_LN = np.empty((len(ROUNDS), len(label_N)))
-    for part in range(NUM_PARTS):
-        fitted_N = part_N != part
-        held_N = part_N == part
-        model, class_E = _grown(
+    for fitted_N, held_N in parts:
+        feature_ND, vote_NC = inputs_of(fitted_N)
+        loss_LN[0, held_N] = row_loss(vote_NC[held_N], label_N[held_N])
+        model, class_E = grown(
             feature_ND[fitted_N], label_N[fitted_N], group_N[fitted_N], max(ROUNDS)
         )
         for number, proba_NE in enumerate(model.staged_predict_proba(feature_ND[held_N]), start=1):
             if number in ROUNDS:
                 log_NC = _answer(proba_NE, vote_NC[held_N], class_E)
                 loss_LN[ROUNDS.index(number), held_N] = row_loss(log_NC, label_N[held_N])
+    return loss_LN
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Trees before they are grown."""
+
+    temperatures: tuple[float, ...]
+    vote_temperature: float
+    feature_ND: np.ndarray
+    vote_NC: np.ndarray
+    num_rounds: int
+    """Number of rounds to use: the best one, or 0 if that does not help enough."""
+    loss_N: np.ndarray
+    """Log loss of each row with the best number of rounds, where its group was held out."""
+
+    def fitted(self, rows: Rows, num_rounds: int, further_ND: np.ndarray | None = None) -> Trees:
+        """Return the trees of so many rounds, which see further features; none for 0."""
+        if not num_rounds:
+            class_E = np.unique(rows.label_N)
+            return Trees(self.temperatures, self.vote_temperature, class_E, 0)
+        feature_ND = joined(self.feature_ND, further_ND)
+        model, class_E = grown(feature_ND, rows.label_N, rows.group_N, num_rounds)
+        return Trees(
+            self.temperatures, self.vote_temperature, class_E, num_rounds, forest_of(model)
+        )
+
+
+def prepared(evidence: Evidence) -> Prepared:
+    """Return the vote, the features and the best number of rounds.
+
+    It is 0 unless trees lower the log loss of the vote on held-out groups by more than one
+    standard error over groups.
+    """
+    temperatures = evidence.temperatures
+    rows = evidence.rows
+    sum_NC, feature_ND = features(evidence.logits_MNC, temperatures)
+    (vote_temperature,) = fit_temperatures([sum_NC], rows.label_N, rows.group_N)
+    vote_NC = vote_at(sum_NC, vote_temperature)
+    loss_LN = held_out_losses(lambda _: (feature_ND, vote_NC), rows)
+    loss_N = row_loss(vote_NC, rows.label_N)
+    num_rounds = _best_rounds(loss_N, loss_LN, rows)
+    if loss_LN is not None:
+        loss_N = loss_LN[loss_LN.sum(axis=1).argmin()]
+    return Prepared(temperatures, vote_temperature, feature_ND, vote_NC, num_rounds, loss_N)
+
+
+def _best_rounds(vote_loss_N: np.ndarray, loss_LN: np.ndarray | None, rows: Rows) -> int:
+    """Return the best number of rounds, 0 where it does not help more than the vote."""
+    if loss_LN is None:
+        return 0
     best = int(loss_LN.sum(axis=1).argmin())
-    help_G = np.bincount(code_N, row_loss(vote_NC, label_N) - loss_LN[best])
-    return ROUNDS[best] if gain_of_sums(help_G).exceeds() else 0
+    return ROUNDS[best] if helps(vote_loss_N, loss_LN[best], rows) else 0
+
+
+def helps(before_N: np.ndarray, after_N: np.ndarray, rows: Rows) -> bool:
+    """Return whether a loss is lower than before by more than one standard error over groups."""
+    code_N = np.unique(rows.group_N, return_inverse=True)[1]
+    return bool(gain_of_sums(np.bincount(code_N, before_N - after_N)).exceeds())
 
 
 # One thread makes sums the same on any number of cores, and does not wait for busy ones.
@@ -170,13 +295,5 @@ def fit(evidence: Evidence) -> Trees:
 
     Otherwise, and with too few groups to hold out, the vote is returned.
     """
-    temperatures = evidence.temperatures
-    label_N = evidence.rows.label_N
-    group_N = evidence.rows.group_N
-    sum_NC, feature_ND = features(evidence.logits_MNC, temperatures)
-    (vote_temperature,) = fit_temperatures([sum_NC], label_N, group_N)
-    num_rounds = _best_rounds(feature_ND, vote_at(sum_NC, vote_temperature), label_N, group_N)
-    if not num_rounds:
-        return Trees(temperatures, vote_temperature, np.unique(label_N), 0)
-    model, class_E = _grown(feature_ND, label_N, group_N, num_rounds)
-    return Trees(temperatures, vote_temperature, class_E, num_rounds, forest_of(model))
+    found = prepared(evidence)
+    return found.fitted(evidence.rows, found.num_rounds)

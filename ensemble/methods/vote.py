@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from foldblend.image_columns import Columns
 from foldblend.scores.metrics import log_softmax, softmax
 
 __all__ = ["POOLS", "RankVote", "Vote", "hard_vote", "log_vote", "soft_vote"]
@@ -90,7 +91,9 @@ class Vote:
     weights: tuple[float, ...]
     temperatures: tuple[float, ...]
 
-    def __call__(self, logits_MNC: Iterable[np.ndarray]) -> np.ndarray:
+    def __call__(
+        self, logits_MNC: Iterable[np.ndarray], columns: Columns | None = None
+    ) -> np.ndarray:
         """Return logits N x C float64 from the logits N x C of each member."""
         pairs = zip(logits_MNC, self.temperatures, strict=True)
         # Not dividing by a temperature of 1 keeps unfitted logits equal to the last bit.
@@ -99,6 +102,10 @@ class Vote:
             for logits_NC, one in pairs
         )
         return POOLS[self.pool](scaled, self.weights)
+
+    @property
+    def needs(self) -> Mapping[str, str]:
+        return {}
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -127,22 +134,26 @@ class RankVote:
     temperature: float = 1.0
     """Divides the log of the mean ranks, so that they become probabilities."""
 
-    def __call__(self, logits_MNC: Iterable[np.ndarray]) -> np.ndarray:
+    def __call__(
+        self, logits_MNC: Iterable[np.ndarray], columns: Columns | None = None
+    ) -> np.ndarray:
         """Return the log of the mean rank, divided by the temperature, N x C float64."""
         level_Q = np.linspace(0, 1, self.quantiles_MQC.shape[1])
         total: np.ndarray | None = None
         for logits_NC, quantiles_QC in zip(logits_MNC, self.quantiles_MQC, strict=True):
             log_NC = log_softmax(logits_NC)
-            columns = zip(log_NC.T, quantiles_QC.T, strict=True)
-            rank_NC = np.stack(
-                [np.interp(log_N, one_Q, level_Q) for log_N, one_Q in columns], axis=1
-            )
+            pairs = zip(log_NC.T, quantiles_QC.T, strict=True)
+            rank_NC = np.stack([np.interp(log_N, one_Q, level_Q) for log_N, one_Q in pairs], axis=1)
             # All probabilities above the highest quantile have the same rank, so the probability
             # itself decides between them.
             term = (1 - TIE) * rank_NC * self.occurs_C + TIE * np.exp(log_NC)
             total = term if total is None else total + term
         assert total is not None
         return _log(total / len(self.quantiles_MQC)) / self.temperature
+
+    @property
+    def needs(self) -> Mapping[str, str]:
+        return {}
 
     @property
     def shares(self) -> tuple[float, ...]:

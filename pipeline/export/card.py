@@ -12,14 +12,14 @@ from typing import Any
 import yaml
 
 import foldblend
-from foldblend.errors import counted
+from foldblend.errors import counted, listed
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import TITLES
 from pipeline.export.card_scores import MOST_CLASSES, calibration_lines, cell, score_lines
 from pipeline.export.half import Loss
 from pipeline.export.prepare import Prepared
 from pipeline.predict.open import Predictor
-from pipeline.predict.tree import Augmented, Blend, Leaf, Node, leaves_of, views_of
+from pipeline.predict.tree import Augmented, Blend, Leaf, Node, leaves_of, needs_of, views_of
 from reports.run.card import cost, limits, weights_of
 from reports.text import groups_of
 
@@ -185,15 +185,20 @@ def _model_lines(card: Card) -> list[str]:
 
 
 def _use_lines(card: Card) -> list[str]:
+    needs = needs_of(card.prepared.root)
+    images = "'images.csv'" if needs else "['image.jpg']"
+    given = "images.csv" if needs else "IMAGES"
+    more = [f"The table of images must have the columns {listed(needs, most=9)}.", ""]
     return [
+        *(more if needs else []),
         "```",
-        f"python predict.py {card.file} IMAGES --out predictions.csv",
+        f"python predict.py {card.file} {given} --out predictions.csv",
         "```",
         "",
         "```python",
         "import foldblend as fb",
         "",
-        f"table = fb.load({card.file!r}).predict(['image.jpg'])",
+        f"table = fb.load({card.file!r}).predict({images})",
         "```",
         "",
         "Nothing in the file is executed. `sha256sum -c SHA256SUMS` checks an unpacked copy;"

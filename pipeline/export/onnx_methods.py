@@ -21,7 +21,7 @@ from ensemble.methods.trees import Trees
 from ensemble.methods.vote import TIE, RankVote, Vote
 from ensemble.parameters import Parameters
 from ensemble.subsets import FewerMembers
-from foldblend.errors import UserError
+from foldblend.errors import UserError, listed
 from pipeline.predict.tree import Augmented, Blend, Leaf, Node
 from tta.policy import Policy
 
@@ -289,6 +289,11 @@ def check_node(node: Node) -> None:
     """Raise UserError if a blend of the node has a method that a graph cannot have."""
     if not isinstance(node, Blend):
         return
+    if needs := node.parameters.fitted.needs:
+        raise UserError(
+            f"--onnx: {node.name} needs the columns {listed(needs, most=9)} (--meta-cols), and a"
+            " graph takes only pixels; blend again without --meta-cols"
+        )
     if _trees_in(node.parameters.fitted):
         # A rounding error that moves a value across a threshold changes a tree's whole answer.
         raise UserError(

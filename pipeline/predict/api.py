@@ -28,6 +28,7 @@ from pipeline.predict.config import PredictConfig
 from pipeline.predict.inputs import Images, Inputs, each_once, read_inputs
 from pipeline.predict.run import Prediction, predict_session
 from pipeline.predict.session import Session, open_session
+from pipeline.predict.tree import needs_of
 
 __all__ = ["check_out", "open_inputs", "predict", "score_images"]
 
@@ -69,7 +70,8 @@ def open_inputs(config: PredictConfig, images: Images, *, say: Say) -> tuple[Ses
     """Return the models of a run, and the images as the run's settings read them."""
     session = open_session(config.run, config, say=say)
     predictor = session.predictor
-    inputs = read_inputs(images, config.reading(predictor.settings), predictor.classes)
+    reading = config.reading(predictor.settings)
+    inputs = read_inputs(images, reading, predictor.classes, needs_of(predictor.root))
     # A column that only the run's settings name may be absent.
     if config.group_col is not None and inputs.groups is None:
         raise UserError(f"--group-col {config.group_col}: no table of images has it; correct it")

@@ -17,9 +17,11 @@ import PIL.Image
 
 from foldblend.errors import UserError, listed
 from foldblend.files import home
+from foldblend.image_columns import Columns, as_kind
 from foldblend.images import Box
 from foldblend.limits import MAX_PIXELS
 from foldblend.tables import is_table
+from foldblend.words import tidy
 from folds.config import DataConfig
 from folds.data.generic import column_in, read_user_table
 from folds.data.groups import groups_by_regex
@@ -45,16 +47,23 @@ class Inputs:
     """Sentences on what was recognised, for the log."""
     max_pixels: int = MAX_PIXELS
     """Most pixels of an image."""
+    columns: Columns | None = None
+    """Columns that a blend needs beside the images; None if it needs none."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def key(self) -> list[Any]:
-        """Return what identifies the images: names, boxes, and paths, sizes and times of files."""
+        """Return what identifies the images.
+
+        These are names, boxes, columns, and paths, sizes and times of files.
+        """
         parts: list[Any] = []
         for place, (name, source) in enumerate(zip(self.ids, self.sources, strict=True)):
             box = None if self.boxes is None else self.boxes[place]
             parts.append((name, None if box is None else [*map(float, box)], *_stamp(source)))
+        if self.columns is not None:
+            parts += [[name, *map(str, one)] for name, one in self.columns.values.items()]
         return parts
 
 
@@ -108,7 +117,41 @@ def _groups_of_paths(
     return None
 
 
-def _one_place(place: str, config: DataConfig, classes: Sequence[str]) -> Inputs:
+def _columns(place: str, config: DataConfig, needs: Mapping[str, str]) -> Columns | None:
+    """Return the columns of a table that a blend needs; raise UserError if it lacks one."""
+    if not needs:
+        return None
+    file = _table_in(place)
+    names = listed(needs, most=9)
+    if file is None:
+        raise UserError(_needed(needs))
+    table = read_user_table(file, config)
+    known = {tidy(str(name)): str(name) for name in table.cells}
+    absent = [name for name in needs if name not in known]
+    if absent:
+        raise UserError(
+            f"{file}: the blend needs the columns {names}, and it lacks {listed(absent, most=9)}"
+            f"; it has {listed(known, most=9)}"
+        )
+    return Columns(
+        {
+            name: as_kind(table.cells[known[name]].tolist(), kind, where=f"{file}: column {name!r}")
+            for name, kind in needs.items()
+        }
+    )
+
+
+def _needed(needs: Mapping[str, str]) -> str:
+    """Return the message for images without the columns that a blend needs."""
+    return (
+        f"IMAGES: the blend needs the columns {listed(needs, most=9)}; pass a table of images that"
+        " has them"
+    )
+
+
+def _one_place(
+    place: str, config: DataConfig, classes: Sequence[str], needs: Mapping[str, str]
+) -> Inputs:
     """Return the images of a file, folder, table or pattern."""
     training = Training(classes=classes, label_column=config.label_col)
     found = read_test_set(place, config, training, flag="IMAGES")
@@ -120,16 +163,19 @@ def _one_place(place: str, config: DataConfig, classes: Sequence[str]) -> Inputs
         _groups(found, place, config),
         None if "label" not in found.extra else list(found.extra["label"]),
         tuple(found.found),
+        columns=_columns(place, config, needs),
     )
 
 
-def _from_frame(table: pd.DataFrame, classes: Sequence[str], config: DataConfig) -> Inputs:
+def _from_frame(
+    table: pd.DataFrame, classes: Sequence[str], config: DataConfig, needs: Mapping[str, str]
+) -> Inputs:
     """Return the images of a data frame, which a user has read already."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "images.csv"
         table.to_csv(file, index=False)
         rooted = dataclasses.replace(config, image_root=config.image_root or str(Path.cwd()))
-        return _one_place(str(file), rooted, classes)
+        return _one_place(str(file), rooted, classes, needs)
 
 
 def _joined(parts: Sequence[Inputs]) -> Inputs:
@@ -165,7 +211,17 @@ def _joined(parts: Sequence[Inputs]) -> Inputs:
         None if groups is None else [one or name for one, name in zip(groups, ids, strict=True)],
         every("labels", -1),
         tuple(line for part in parts for line in part.found),
+        columns=_joined_columns([part.columns for part in parts]),
     )
+
+
+def _joined_columns(parts: Sequence[Columns | None]) -> Columns | None:
+    """Return the columns of several tables, which all have them if one needs them."""
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    names = known[0].values
+    return Columns({name: np.concatenate([part.values[name] for part in known]) for name in names})
 
 
 def _in_memory(images: Sequence[Any], config: DataConfig) -> Inputs:
@@ -218,7 +274,12 @@ def each_once(images: Images) -> tuple[Images, list[str] | None]:
     return once, names
 
 
-def read_inputs(images: Images, config: DataConfig, classes: Sequence[str]) -> Inputs:
+def read_inputs(
+    images: Images,
+    config: DataConfig,
+    classes: Sequence[str],
+    needs: Mapping[str, str] | None = None,
+) -> Inputs:
     """Return the images to predict, in their order.
 
     Parameters
@@ -231,21 +292,27 @@ def read_inputs(images: Images, config: DataConfig, classes: Sequence[str]) -> I
         Settings of the data: columns, root, suffix and groups.
     classes
         Classes of the run, for labels.
+    needs
+        Columns that a blend needs beside the images: their kinds by their names.
 
     Raises
     ------
     UserError
-        If nothing can be read there.
+        If nothing can be read there, or a column that is needed is not there.
     """
-    found = _read_inputs(images, config, classes)
+    found = _read_inputs(images, config, classes, needs or {})
+    if needs and found.columns is None:
+        raise UserError(_needed(needs))
     return dataclasses.replace(found, max_pixels=config.max_pixels)
 
 
-def _read_inputs(images: Images, config: DataConfig, classes: Sequence[str]) -> Inputs:
+def _read_inputs(
+    images: Images, config: DataConfig, classes: Sequence[str], needs: Mapping[str, str]
+) -> Inputs:
     if isinstance(images, pd.DataFrame):
-        return _from_frame(images, classes, config)
+        return _from_frame(images, classes, config, needs)
     if isinstance(images, (str, os.PathLike)):
-        return _one_place(os.fspath(images), config, classes)
+        return _one_place(os.fspath(images), config, classes, needs)
     if isinstance(images, PIL.Image.Image) or _is_pixels(images):
         stack = images if isinstance(images, np.ndarray) and images.ndim == 4 else [images]
         return _in_memory([*stack], config)
@@ -256,7 +323,7 @@ def _read_inputs(images: Images, config: DataConfig, classes: Sequence[str]) -> 
         raise UserError("images: none are given; pass at least one")
     places = [os.fspath(one) for one in given if isinstance(one, (str, os.PathLike))]
     if len(places) == len(given) and any(_is_place(one) for one in places):
-        return _joined([_one_place(one, config, classes) for one in places])
+        return _joined([_one_place(one, config, classes, needs) for one in places])
     return _in_memory(given, config)
 
 

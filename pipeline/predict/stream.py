@@ -21,6 +21,7 @@ import torch
 
 from foldblend.cli import Say
 from foldblend.errors import BadImage, UserError
+from foldblend.image_columns import Columns
 from foldblend.images import Box
 from pipeline.data.crop import box_finder
 from pipeline.data.preprocess import Preprocess
@@ -270,8 +271,13 @@ class Stream:
                 seen[key, model] = net.logits(model, stored, ids, [*self.views[key]], known)
         return seen
 
-    def predict(self, block: Block, ids: Sequence[str]) -> Predicted:
-        """Return the predictions of the good images of a block; `ids` are their names."""
+    def predict(
+        self, block: Block, ids: Sequence[str], columns: Columns | None = None
+    ) -> Predicted:
+        """Return the predictions of the good images of a block.
+
+        `ids` are their names, and `columns` what blends learn from besides (see `needs_of`).
+        """
         features: Features = {}
         seen = self.seen(block, ids, features)
         watched = None
@@ -284,11 +290,11 @@ class Stream:
                 watched = net.penultimate(stored, ids, features)
             net.seen_ND = None
         every = [k for k in range(self.root.num_models) if has(self.root, seen, k)]
-        logits_KNC = [self.root.logits(seen, k) for k in every]
+        logits_KNC = [self.root.logits(seen, k, columns) for k in every]
         mean_NC = self.root.mean(logits_KNC)
         if not (isinstance(self.root, Blend) and self.root.has_offsets):
             return Predicted(block, mean_NC, mean_NC, np.stack(logits_KNC), watched)
-        plain_KNC = [self.root.plain(seen, k) for k in every]
+        plain_KNC = [self.root.plain(seen, k, columns) for k in every]
         return Predicted(block, mean_NC, self.root.mean(plain_KNC), np.stack(plain_KNC), watched)
 
     def blocks(self, inputs: Inputs, *, first: int = 0) -> Iterator[Block]:
@@ -330,7 +336,8 @@ class Stream:
             if block.bad and not skip:
                 raise next(iter(block.bad.values()))
             if block.good:
-                yield self.predict(block, [inputs.ids[index] for index in block.good])
+                columns = None if inputs.columns is None else inputs.columns.take(block.good)
+                yield self.predict(block, [inputs.ids[index] for index in block.good], columns)
             else:
                 num = next(iter(self.leaves.values())).recipe.num_classes
                 none_NC = np.empty((0, num), np.float32)

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from ensemble.parameters import Parameters
+from foldblend.image_columns import Columns
 from foldblend.runs.refit import with_refits
 from foldblend.runs.rows import mean_logits
 from pipeline.predict.recipe import Recipe
@@ -20,7 +21,7 @@ from pipeline.predict.weights import WeightSource
 from tta.merge import mean_logit
 from tta.policy import Policy
 
-__all__ = ["Augmented", "Blend", "Leaf", "Node", "Seen", "has", "leaves_of", "views_of"]
+__all__ = ["Augmented", "Blend", "Leaf", "Node", "Seen", "has", "leaves_of", "needs_of", "views_of"]
 
 Seen = Mapping[tuple[str, int], Mapping[str, np.ndarray]]
 """Logits N x C float32 of each view, by key of a leaf and number of its model."""
@@ -39,8 +40,11 @@ class Node(Protocol):
         """Number of models of which it has test logits: one per fold and repeat."""
         ...
 
-    def logits(self, seen: Seen, model: int) -> np.ndarray:
-        """Return the logits N x C float32 of one model, as test_fold_k.parquet has them."""
+    def logits(self, seen: Seen, model: int, columns: Columns | None = None) -> np.ndarray:
+        """Return the logits N x C float32 of one model, as test_fold_k.parquet has them.
+
+        Columns of the images must be given where a blend needs any (see `needs_of`).
+        """
         ...
 
     def mean(self, logits_KNC: Sequence[np.ndarray]) -> np.ndarray:
@@ -85,7 +89,7 @@ class Leaf:
         own = merge(np.stack([found[view] for view in views]))
         return with_refits(own, refits, self.recipe.refit_share)
 
-    def logits(self, seen: Seen, model: int) -> np.ndarray:
+    def logits(self, seen: Seen, model: int, columns: Columns | None = None) -> np.ndarray:
         """Return the mean over the run's views."""
         return self.merged(seen, model, self.recipe.views, mean_logit)
 
@@ -105,7 +109,7 @@ class Augmented:
     def num_models(self) -> int:
         return self.leaf.num_models
 
-    def logits(self, seen: Seen, model: int) -> np.ndarray:
+    def logits(self, seen: Seen, model: int, columns: Columns | None = None) -> np.ndarray:
         """Return the merged views."""
         views = self.policy.views
         mixed_VNC = self.leaf.merged(seen, model, views, lambda logits_VNC: logits_VNC)
@@ -139,28 +143,30 @@ class Blend:
         """Return whether the decision rule moves the logits, so that they are not plain."""
         return self.parameters.has_offsets
 
-    def logits(self, seen: Seen, model: int) -> np.ndarray:
+    def logits(self, seen: Seen, model: int, columns: Columns | None = None) -> np.ndarray:
         """Return the blended logits."""
-        return self.applied(self.parameters, seen, model)
+        return self.applied(self.parameters, seen, model, columns)
 
-    def plain(self, seen: Seen, model: int) -> np.ndarray:
+    def plain(self, seen: Seen, model: int, columns: Columns | None = None) -> np.ndarray:
         """Return the blended logits without offsets, from which probabilities are made."""
-        return self.applied(self.parameters.plain(), seen, model)
+        return self.applied(self.parameters.plain(), seen, model, columns)
 
-    def applied(self, parameters: Parameters, seen: Seen, model: int) -> np.ndarray:
+    def applied(
+        self, parameters: Parameters, seen: Seen, model: int, columns: Columns | None = None
+    ) -> np.ndarray:
         """Return the logits of the members as these parameters blend them."""
-        return parameters.apply(self._members(seen, model)).astype(np.float32)
+        return parameters.apply(self._members(seen, model, columns), columns).astype(np.float32)
 
-    def _members(self, seen: Seen, model: int) -> Iterator[np.ndarray]:
+    def _members(self, seen: Seen, model: int, columns: Columns | None) -> Iterator[np.ndarray]:
         shape = next(iter(next(iter(seen.values())).values())).shape
         for member, used in zip(self.members, self.used, strict=True):
             if not used:
                 yield np.zeros(shape, np.float32)
             elif self.of_means:
                 each = [one for one in range(member.num_models) if has(member, seen, one)]
-                yield member.mean([member.logits(seen, one) for one in each])
+                yield member.mean([member.logits(seen, one, columns) for one in each])
             else:
-                yield member.logits(seen, model)
+                yield member.logits(seen, model, columns)
 
     def mean(self, logits_KNC: Sequence[np.ndarray]) -> np.ndarray:
         return mean_logits(logits_KNC, of_shares=self.parameters.of_shares)
@@ -177,6 +183,16 @@ def has(node: Node, seen: Seen, model: int) -> bool:
     assert isinstance(leaf, Leaf)
     replaced = leaf.recipe.refit_share == 1 and (leaf.key, leaf.num_models) in seen
     return (leaf.key, model) in seen or replaced
+
+
+def needs_of(node: Node) -> dict[str, str]:
+    """Return the columns of images that the blends of a node need: their kinds by their names."""
+    if not isinstance(node, Blend):
+        return {}
+    found = dict(node.parameters.fitted.needs)
+    for member, used in zip(node.members, node.used, strict=True):
+        found |= needs_of(member) if used else {}
+    return found
 
 
 def leaves_of(node: Node) -> dict[str, Leaf]:

@@ -168,7 +168,7 @@ def test_nothing_is_learned_from_permuted_labels(monkeypatch):
 
     It would choose the vote, so the test makes it use the weakest L2 penalty.
     """
-    monkeypatch.setattr(stack._Problem, "best_spread", lambda _: stack.SPREADS[-1])
+    monkeypatch.setattr(stack.Problem, "best_spread", lambda _: stack.SPREADS[-1])
     evidence = drawn(num_groups=60, num_members=6, per_group=3)
     rng = np.random.default_rng(3)
     f1 = METRICS["f1_macro"]

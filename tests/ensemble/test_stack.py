@@ -177,7 +177,7 @@ def test_one_member_can_be_corrected(fit):
 def test_a_strong_l2_penalty_gives_the_vote(monkeypatch):
     evidence = drawn(500, 0)
     monkeypatch.setattr(stack, "SPREADS", (1e-5,))
-    monkeypatch.setattr(stack._Problem, "best_spread", lambda problem: 1e-5)
+    monkeypatch.setattr(stack.Problem, "best_spread", lambda problem: 1e-5)
     found = stack.fit(evidence)
     vote = np.log(softmax(vote_of(evidence)(evidence.logits_MNC) / found.vote_temperature))
     np.testing.assert_allclose(found(evidence.logits_MNC), vote, atol=1e-5)
