@@ -45,10 +45,15 @@ def find_source(config: LabelsConfig) -> Run | None:
 def leaf_runs(run: Run) -> list[Run]:
     """Return the cross-validated runs that a run is made of, each once.
 
-    Raises UserError if one is gone or was made again.
+    Raises UserError if one is gone or was made again, or is a blend that needs columns of images.
     """
     if run.info["kind"] == "cv":
         return [run]
+    if run.info["kind"] == "blend" and (names := run.settings.get("meta_cols")):
+        raise UserError(
+            f"{run.path}: learned from the columns {names} (--meta-cols), so it cannot label"
+            " images; pass a blend without them"
+        )
     parts = [origin_run(run)] if run.info["kind"] == "tta" else member_runs(run)
     found = {leaf.path.resolve(): leaf for part in parts for leaf in leaf_runs(part)}
     return [*found.values()]
