@@ -125,6 +125,8 @@ def finish_record(
     note = refit_note(info, run.num_models)
     if note is not None:
         info["notes"].append(note)
+    if run.labels is not None:
+        info["notes"] += run.labels.notes
     if "search" in info:
         info["notes"].append(search_note(info["search"], METRICS[info["metric"]].title))
     check_there(folder)

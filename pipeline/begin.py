@@ -70,6 +70,7 @@ def first_record(run: Prepared, folder: Path) -> dict[str, Any]:
     manifest = run.manifest
     model = run.config.model
     output = run.config.output
+    labels = run.labels
     region = region_of(model.crop, model.crop_share, has_boxes="box" in manifest.train)
     return {
         "format": FORMAT,
@@ -102,13 +103,17 @@ def first_record(run: Prepared, folder: Path) -> dict[str, Any]:
         "num_repeats": run.num_repeats,
         "has_test": manifest.test is not None,
         "num_test_folds": 0 if manifest.test is None else run.num_models,
-        "leaks": SPLITTERS[run.config.split.split].leaks,
-        "optimistic": run.config.train.select == "best",
+        "leaks": SPLITTERS[run.config.split.split].leaks or (labels is not None and labels.leaks),
+        "optimistic": (
+            run.config.train.select == "best" or (labels is not None and labels.optimistic)
+        ),
         "views": list(run.views),
         "preprocess": run.preprocess.record(region),
         **({"rates": run.rates} if run.rates else {}),
         "metric": output.metric,
         **({} if output.score_by == IMAGE else scored_by_group(output.group_pool)),
+        **({} if labels is None else {"labels": labels.record()}),
+        **({"searches": dict(labels.searches)} if labels is not None and labels.searches else {}),
         **({} if run.chosen is None else {"search": dict(run.chosen.record)}),
     }
 

@@ -37,6 +37,8 @@ from pipeline.frozen.run_heads import run_heads
 from pipeline.inference_engine import as_begun
 from pipeline.job import Chosen, Prepared
 from pipeline.labels.make import make_labels
+from pipeline.labels.rounds import rounds_of
+from pipeline.labels.section import labels_section
 from pipeline.open_folder import check_still_there, open_folder
 from pipeline.predict.compare import add_reference
 from pipeline.predict.weights import FolderWeights
@@ -102,7 +104,11 @@ def cross_validate(config: Settings | None = None, /, *, say: Say = write, **set
     >>> run.oof.shape[0], len(run.classes)
     (84, 18)
     """
-    return _run(_configured(config, settings), say)
+    rounds = rounds_of(_configured(config, settings))
+    if rounds[0].output.dry_run and len(rounds) > 1:
+        say(f"--pseudo-rounds {len(rounds)}: {len(rounds)} runs like the following one")
+        rounds = rounds[:1]
+    return [_run(one, say) for one in rounds][-1]
 
 
 def cross_validate_chosen(config: RunConfig, chosen: Chosen, *, say: Say = write) -> Run:
@@ -227,6 +233,8 @@ def _complete(
         write_section(folder, "views", view_section(Run(folder)))
     if run.chosen is not None:
         write_section(folder, "search", run.chosen.section)
+    if run.labels is not None and (told := labels_section(run, folder)) is not None:
+        write_section(folder, "labels", told)
     if run.config.train.soup:
         write_section(folder, "soup", soup_section(run, info["folds"]))
     output = run.config.output

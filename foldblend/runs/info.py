@@ -18,6 +18,7 @@ __all__ = [
     "FormInfo",
     "FoundRateInfo",
     "ImportInfo",
+    "LabelsInfo",
     "MemberInfo",
     "OriginInfo",
     "PlanInfo",
@@ -134,6 +135,16 @@ class RefitInfo(TypedDict):
     """The done.json of each."""
 
 
+class OriginInfo(TypedDict, total=False):
+    """A run that another run was made from, such as the one that was augmented."""
+
+    name: Required[FileName]
+    oof: Required[str]
+    """Hash of its oof.parquet."""
+    refit: str
+    """Mark of its refits; absent without any."""
+
+
 class FoldLabelsInfo(TypedDict, total=False):
     """Labels of another run's models for the training of a fold (labels/fold_K.json)."""
 
@@ -149,6 +160,23 @@ class FoldLabelsInfo(TypedDict, total=False):
     """Number of rows of the other folds whose probability reaches the threshold."""
     num_right: Count
     """Number of those whose class is right."""
+
+
+class LabelsInfo(TypedDict, total=False):
+    """Labels that the folds of a run have from the models of another run."""
+
+    kind: Required[Literal["teacher", "pseudo"]]
+    """teacher: probabilities in place of labels; pseudo: labels of further images."""
+    of: Required[OriginInfo]
+    """The other run, whose folder may be gone."""
+    num_unlabelled: Required[Count]
+    """Number of images without labels, of which each fold learns some."""
+    share: Annotated[float, between(0, 1)]
+    """Share of the teacher's probabilities in what labelled images teach."""
+    temperature: Annotated[float, between(0, 1e30)]
+    """Divides the teacher's logits."""
+    threshold: Annotated[float, between(0, 1)]
+    """Calibrated probability from which a pseudo-label is used."""
 
 
 class MemberInfo(TypedDict, total=False):
@@ -254,16 +282,6 @@ class PlanInfo(TypedDict, total=False):
     """Of the best run of the plan, since it was picked on the rows that score it."""
 
 
-class OriginInfo(TypedDict, total=False):
-    """The run that a TTA'd run was made from."""
-
-    name: Required[FileName]
-    oof: Required[str]
-    """Hash of its oof.parquet."""
-    refit: str
-    """Mark of its refits; absent without any."""
-
-
 class RatesInfo(TypedDict, total=False):
     """Settings of the learning rate that auto decided; absent where it decided nothing."""
 
@@ -367,10 +385,14 @@ class RunInfo(TypedDict, total=False):
     """The run that was augmented."""
     plan: PlanInfo
     """The plan that made a blend and its members."""
+    labels: LabelsInfo
+    """Labels that its folds have from the models of another run, if there are any."""
     search: SearchInfo
     """The search that chose the settings on these folds, if one did."""
     searches: dict[FileName, SearchInfo]
-    """Such searches of the runs that a blend or a TTA'd run is made of, by the name of the run."""
+    """Such searches of the runs that a blend or a TTA'd run is made of, or that gave a run labels,
+    by the name of the run.
+    """
     tta: dict[str, Any]
     policy: dict[str, Any]
     parts: list[dict[str, Any]]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from foldblend.flags import flags_of
@@ -15,6 +16,7 @@ from foldblend.words import plural
 from folds.data.demo import DEMO_NOTE
 from folds.data.manifest import Manifest
 from folds.split import SPLITTERS
+from pipeline.config.labels import LabelsConfig
 from pipeline.config.resolved import ResolvedConfig
 from pipeline.config.run import RunConfig
 from pipeline.config.train import FIND, TrainConfig
@@ -72,6 +74,19 @@ def _how(
     chosen = train.head_l2 == "auto" or "," in train.head_l2
     why = f" (chosen by log loss within each fold's training {groups})" if chosen else ""
     return f"frozen backbone, one linear head per fold{augmented}, L2 penalty {l2}{why}"
+
+
+def _labels(config: LabelsConfig) -> list[str]:
+    """Return whose labels a run has learned, if any."""
+    if config.source is None:
+        return []
+    name = Path(config.source).name
+    if config.teacher is not None:
+        return [
+            f"student of {name} (share {config.teacher_share:g}, temperature"
+            f" {config.teacher_temperature:g})"
+        ]
+    return [f"pseudo-labels of {name} from {config.pseudo_threshold:g} on"]
 
 
 def _changed_options(config: ResolvedConfig) -> list[str]:
@@ -132,6 +147,7 @@ def describe_run(
     parts = [f"{model.backbone}{head} at {model.img_size}", _how(config, folds, groups, rates)]
     if not config.train.frozen:
         parts += _changed_options(config)
+    parts += _labels(config.labels)
     augmented = [view for view in views if view != "identity"]
     tta = f"TTA {' + '.join(views)}" if augmented else "no TTA"
     parts += [f"initial weights: {origin}", tta, f"data {manifest.name}"]

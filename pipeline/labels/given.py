@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from foldblend.runs.info import LabelsInfo, SearchInfo
 
 __all__ = ["Labels"]
 
@@ -26,6 +29,27 @@ class Labels:
     """Divides a teacher's logits."""
     threshold: float
     """Calibrated probability from which a pseudo-label is used."""
+    num_unlabelled: int
+    """Number of images without labels."""
+    optimistic: bool = False
+    """Whether epochs of those models were chosen on the scored rows."""
+    leaks: bool = False
+    """Whether the folds of those models split groups."""
+    searches: Mapping[str, SearchInfo] = field(default_factory=dict)
+    """Searches that chose settings of those models on the scored rows, by run."""
+    notes: tuple[str, ...] = ()
+    """What readers of the score should know of those models, one line each."""
+
+    def record(self) -> LabelsInfo:
+        """Return the key `labels` of run.json."""
+        found: LabelsInfo = {
+            "kind": "teacher" if self.is_teacher else "pseudo",
+            "of": {"name": self.name, "oof": self.oof},
+            "num_unlabelled": self.num_unlabelled,
+        }
+        if self.is_teacher:
+            return {**found, "share": self.share, "temperature": self.temperature}
+        return {**found, "threshold": self.threshold}
 
     @property
     def name(self) -> str:

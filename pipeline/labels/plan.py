@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from foldblend.cli import Say
 from foldblend.errors import UserError
 from foldblend.runs.run import Run
+from foldblend.runs.search import notes_of_searches, searches_of
 from folds.data.manifest import Manifest
 from folds.split import SPLITTERS
 from pipeline.config.run import RunConfig
@@ -86,4 +88,21 @@ def plan_labels(
         share=labels.teacher_share,
         temperature=labels.teacher_temperature,
         threshold=labels.pseudo_threshold,
+        num_unlabelled=0 if manifest.unlabelled is None else len(manifest.unlabelled),
+        optimistic=bool(run.info.get("optimistic", False)),
+        leaks=run.info["leaks"],
+        searches=searches_of([run]),
+        notes=tuple(_notes(run)),
     )
+
+
+def _notes(run: Run) -> Iterator[str]:
+    """Yield what passes on from the models that give labels to the score of what learns them."""
+    if run.info.get("optimistic"):
+        yield (
+            f"OPTIMISTIC: the epochs of {run.name}, which gave labels, were chosen on the scored"
+            " rows (--select best)"
+        )
+    if run.info["leaks"]:
+        yield f"{run.name}, which gave labels, has {run.groups} in several folds"
+    yield from notes_of_searches([run])

@@ -17,6 +17,7 @@ from foldblend.flags import flags_of
 from foldblend.reading import read_yaml_file
 from folds.config import DataConfig, SplitConfig
 from pipeline.config.identity import identity_hash
+from pipeline.config.labels import LabelsConfig
 from pipeline.config.run import MachineConfig, OutputConfig, RunConfig
 from pipeline.config.settings import flatten, make_config
 from pipeline.time_limit import parse_limit
@@ -31,10 +32,12 @@ __all__ = [
     "write_plan",
 ]
 
-# Settings of run_cv.py that a plan decides for all its runs.
+# Settings of run_cv.py that a plan decides for all its runs, and those of what follows a plan:
+# labels are those of a finished run.
 OF_THE_PLAN = (
     *("name", "output", "resume", "dry_run", "only_folds", "config"),
-    *("seeds", "soup", "refit", "refit_models", "refit_share", "pseudo_rounds"),
+    *("seeds", "soup", "refit", "refit_models", "refit_share"),
+    *flags_of(LabelsConfig),
 )
 # Runs of one plan have the same rows and folds; otherwise they could not be compared and blended.
 OF_ALL_RUNS = (*flags_of(DataConfig), *flags_of(SplitConfig), "metric", "score_by", "group_pool")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from folds.config import DataConfig, SplitConfig
+from pipeline.config.labels import LabelsConfig
 from pipeline.config.run import MachineConfig, OutputConfig
 
 __all__ = ["FIXED"]
@@ -13,6 +14,7 @@ _GROUPS = {
     DataConfig: "all trials have the same data",
     SplitConfig: "trials are compared on the same folds",
     MachineConfig: "it changes the speed, not what is learned",
+    LabelsConfig: "a search tries no labels of other models",
     OutputConfig: "it belongs to the whole search",
 }
 _SCORES = "trials are compared by one score"

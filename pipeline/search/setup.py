@@ -193,6 +193,12 @@ def set_up(search: SearchConfig, config: RunConfig, say: Say) -> Search:
     require(output.only_folds is None, "--only-folds: a search scores all folds; leave it out")
     require(not config.train.soup, "--soup: a trial is one model per fold; make a soup afterwards")
     require(config.train.seeds == 1, "--seeds: a trial is one run; train several seeds afterwards")
+    labels = config.labels
+    require(
+        labels.source is None,
+        f"{labels.source_flag}: a search tries no labels of other models; leave it out, and train a"
+        " student with the settings that the search finds",
+    )
     require(output.resume, "--no-resume: a study goes on; pass another --study to start a new one")
     space = read_space(search.space_file, config, check=_check)
     require(

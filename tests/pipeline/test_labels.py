@@ -300,3 +300,57 @@ def test_penalties_are_not_scored_on_labels_of_models():
         rows_NX[:40], label_N[:40], np.arange(40), np.ones((1, 40)), penalties, **common
     )[1]
     assert (right < alone).any()
+
+
+def test_rounds_are_runs_that_label_by_the_one_before(data, runs):
+    given = {"pseudo_from": str(runs / "head"), "pseudo_threshold": 0.5, **HEAD}
+    last = student(data, runs, "made", pseudo_rounds=2, **given)
+    first = Run(runs / "made-round1")
+    assert first.info["labels"]["of"]["name"] == "head"
+    assert last.info["labels"]["of"] == {"name": "made-round1", "oof": first.oof_hash}
+    alone = student(data, runs, "alone", **given | {"pseudo_from": str(first.path)})
+    assert alone.oof.equals(last.oof)
+
+
+def test_duplicates_and_groups_of_held_out_images_are_left_out(data, runs, taught):
+    """An unlabelled copy, a crop saved again, and an image of a known group are not learned."""
+    more = runs / "more"
+    more.mkdir()
+    shutil.copy(data / "000.png", more / "copy.png")
+    image = cv2.imread(str(data / "003.png"))
+    cv2.imwrite(str(more / "again.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 97])
+    for name in ("050", "051", "052", "053"):
+        shutil.copy(data / f"{name}.png", more)
+    rows = [
+        ("copy.png", ""),
+        ("again.jpg", ""),
+        ("050.png", "p2"),
+        ("051.png", ""),
+        ("052.png", ""),
+    ]
+    table = write_csv(more / "more.csv", rows, header="image,group")
+    teacher = Run(runs / "head")
+    made = student(data, runs, "made", teacher=str(teacher.path), unlabelled=str(table))
+    fold_of = made.oof.groupby("group")["fold"].first()
+    assert len({*fold_of[["p0", "p1", "p2"]]}) > 1
+    for fold, (learnt, _) in enumerate(taught):
+        names = {*learnt["image_id"]} - {*made.oof["image_id"]}
+        away = {
+            name
+            for name, group in (("copy.png", "p0"), ("again.jpg", "p1"), ("050.png", "p2"))
+            if fold_of[group] == fold
+        }
+        assert names == {name for name, _ in rows} - away
+        assert read_json(made.path / f"labels/fold_{fold}.json")["num_left_out"] == len(away)
+
+
+def test_the_report_tells_whose_labels_they_are(data, runs):
+    made = student(data, runs, "made", teacher=str(runs / "net"), unlabelled="test", **HEAD)
+    text = (made.path / "report.txt").read_text()
+    for words in ("Student of net", "made - net:", "forward passes", "images without labels"):
+        assert words in text
+    shutil.rmtree(runs / "net")
+    # A student is a run like any other when its teacher is gone.
+    assert made.predict([str(data / "050.png")]) is not None
+    seen = run_tta(run=str(made.path), views="hflip", say=lambda _: None)
+    assert seen.info["of"]["name"] == "made"
