@@ -21,9 +21,9 @@ from pipeline.labels.rows import further_rows, kept_of_fold, shares_of
 
 __all__ = ["fit_taught"]
 
-# Least share of a class that a teacher deems possible; intercepts, which have no penalty, would go
+# Least share of a class that a teacher deems possible. Intercepts, which have no penalty, would go
 # to minus infinity for a share of 0.
-LEAST = 1e-7
+LEAST = 1e-4
 
 
 def _targets(job: FoldJob, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
