@@ -144,6 +144,9 @@ def small(words):
     # A fold file determines the number of folds.
     left_out = {"--folds"} if "--fold-file" in rest else set()
     flags = [str(word) for pair in SMALL.items() if pair[0] not in left_out for word in pair]
+    if "--pseudo-from" in rest:
+        # Models of a moment are sure of nothing.
+        flags += ["--pseudo-threshold", "0.02"]
     few = {"tune.py": ["--trials", "3"], "plan.py": ["--finetune", "head", "--views", "none"]}
     return [*rest, *flags, *few.get(script, []), "--no-page"]
 
