@@ -31,7 +31,6 @@ FIXED: dict[str, str] = {
     "refit": _AFTER,
     "refit_models": _AFTER,
     "refit_share": _AFTER,
-    "pseudo_rounds": "a trial is one run",
     "select": "scores of epochs that are chosen differently cannot be compared",
     "validation_batch_size": "it changes the speed, not what is learned",
     "infer_engine": "it changes the speed, not what is learned",
