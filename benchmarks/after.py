@@ -177,7 +177,7 @@ def refits(args: argparse.Namespace, kind: str) -> Callable[[], dict[str, Any]]:
 WAYS: dict[str, list[str]] = {
     "soup of 3 seeds": ["--soup", "--seeds", "3"],
     "student of the blend": ["--teacher", "{blend}"],
-    "pseudo-labels": ["--pseudo-from", "{base}"],
+    "pseudo-labels": ["--pseudo-from", "{base}", "--pseudo-threshold", "0.7"],
 }
 HEADS = {"head-a": "224x168", "head-b": "168x128", "head-c": "288x216", "head-d": "320x240"}
 
