@@ -128,6 +128,8 @@ def make_labels(job: FoldJob, indices: Sequence[int], *, node_of: NodeOf | None 
                 _make(job, labels, source, {index: node_of(index) for index in group})
         finally:
             torch.set_num_threads(num_threads)
+            if job.compute.is_cuda:
+                torch.cuda.empty_cache()
     check_enough(job, labels, indices)
 
 

@@ -35,8 +35,10 @@ def with_folds_of(run: Run, config: RunConfig, say: Say) -> RunConfig:
     asked = flatten(config)
     if any(name in config.typed and asked[name] is not None for name in OF_FOLDS):
         return config
-    given: dict[str, object] = {"fold_file": str(run.path)}
-    split = str(leaf_runs(run)[0].settings.get("split"))
+    # The folder of a blend does not name images for training only.
+    first = leaf_runs(run)[0]
+    given: dict[str, object] = {"fold_file": str(first.path)}
+    split = str(first.settings.get("split"))
     if run.info["leaks"] and split in SPLITTERS:
         given["split"] = split
     say(f"folds: those of {run.path}, as its models of a fold may label for that fold only")

@@ -354,3 +354,48 @@ def test_the_report_tells_whose_labels_they_are(data, runs):
     assert made.predict([str(data / "050.png")]) is not None
     seen = run_tta(run=str(made.path), views="hflip", say=lambda _: None)
     assert seen.info["of"]["name"] == "made"
+
+
+def test_repeats_have_labels_of_their_own_models(data, tmp_path):
+    source = student(data, tmp_path, "source", folds=2, repeats=2, **HEAD)
+    made = student(data, tmp_path, "made", teacher=str(source.path), unlabelled="test", **HEAD)
+    assert made.info["num_repeats"] == 2
+    for index in range(4):
+        table = kept_table(made, index)
+        others = table[table["part"] == "unlabelled"]
+        logits_NC = source.logits(source.test_fold(index))
+        np.testing.assert_array_equal(made.logits(others), logits_NC)
+        held = source.oof[(source.oof["repeat"] == index // 2) & (source.oof["fold"] == index % 2)]
+        assert not {*table["image_id"]} & {*held["image_id"]}
+
+
+def test_a_refit_of_the_teacher_never_labels(data, runs):
+    given = {"teacher": str(runs / "head"), "unlabelled": "test", **HEAD}
+    before = student(data, runs, "before", **given)
+    student(data, runs, "head", folds=FOLDS, finetune="head", tta="hflip", refit="full")
+    assert Run(runs / "head").info["refit"]["share"] > 0
+    after = student(data, runs, "after", **given)
+    for fold in range(FOLDS):
+        assert kept_table(after, fold).equals(kept_table(before, fold))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"select": "inner", "epochs": 2},
+        {"lr": "find", "epochs": 20, "batch_size": 4},
+        {"mixup": 0.4, "cutmix": 1.0, "loss": "0.5*ce+0.5*focal", "sampler": "balanced"},
+        {"soup": True, "seeds": 2},
+        {"parallel_folds": "2"},
+        {"finetune": "head", "feature_views": 2},
+    ],
+    ids=lambda how: next(iter(how)),
+)
+@pytest.mark.parametrize("kind", ["teacher", "pseudo"])
+def test_labels_go_with_other_ways_of_training(kind, how, data, outputs, tmp_path):
+    given = {"teacher": str(outputs / "net"), "unlabelled": "test"}
+    if kind == "pseudo":
+        given = {"pseudo_from": str(outputs / "net"), "pseudo_threshold": 0.3}
+    made = student(data, tmp_path, "made", **given, **how)
+    assert made.info["labels"]["num_unlabelled"] == 12
+    assert np.isfinite(made.logits(made.oof)).all()
