@@ -317,13 +317,13 @@ def _solve(
     device: torch.device | None,
 ) -> np.ndarray:
     """Return the weights Z x Y x E of all problems, from `known` ones near them."""
-    try:
-        found = _newton(data, known, tolerance, device, careful=False)
-        if np.isfinite(found).all():
-            return found
-    except UserError:
-        # A teacher's shares of nearly 0 need shorter steps.
-        pass
+    *_, share_NE = data
+    if share_NE is not None:
+        # Shares of nearly 0 need shorter steps.
+        return _newton(data, known, tolerance, device, careful=True)
+    found = _newton(data, known, tolerance, device, careful=False)
+    if np.isfinite(found).all():
+        return found
     # Where probabilities are nearly 0 or 1, as with random weights, a step can go much too far.
     return _newton(data, None, tolerance, device, careful=True)
 
