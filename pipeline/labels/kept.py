@@ -33,7 +33,9 @@ __all__ = ["LABELS", "TRAIN", "UNLABELLED", "Kept", "keep", "kept"]
 LABELS = "labels"
 TRAIN = "train"
 UNLABELLED = "unlabelled"
-NEEDED = [*FoldLabelsInfo.__required_keys__]
+NEEDED = (*FoldLabelsInfo.__required_keys__,)
+# Of pseudo-labels.
+CALIBRATED = ("temperature", "num_sure", "num_right")
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,12 @@ def kept(folder: Path, index: int, run: Prepared) -> Kept | None:
         "num_folds": run.num_folds,
         "num_repeats": run.num_repeats,
     }
+    assert run.labels is not None
+    needed = NEEDED if run.labels.is_teacher else (*NEEDED, *CALIBRATED)
     try:
         info: FoldLabelsInfo = read_checked(
-            folder / record, FoldLabelsInfo, needed=NEEDED, cure="remove it"
+            folder / record, FoldLabelsInfo, needed=needed, cure="remove it"
         )
-        assert run.labels is not None
         if info["key"] != run.labels.key:
             return None
         reader = TableReader(folder, about, {data: info["file"]})

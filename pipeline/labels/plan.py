@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from foldblend.cli import Say
-from foldblend.errors import UserError
+from foldblend.errors import UserError, counted
 from foldblend.runs.run import Run
 from foldblend.runs.search import notes_of_searches, searches_of
 from folds.data.manifest import Manifest
@@ -94,7 +94,7 @@ def plan_labels(
         optimistic=bool(run.info.get("optimistic", False)),
         leaks=run.info["leaks"],
         searches=searches_of([run]),
-        notes=tuple(_notes(run)),
+        notes=(*_notes(run), *_notes_on_test(manifest)),
     )
 
 
@@ -108,3 +108,16 @@ def _notes(run: Run) -> Iterator[str]:
     if run.info["leaks"]:
         yield f"{run.name}, which gave labels, has {run.groups} in several folds"
     yield from notes_of_searches([run])
+
+
+def _notes_on_test(manifest: Manifest) -> Iterator[str]:
+    """Yield a note if the test set has labels for a score, and its images are learned."""
+    test = manifest.test
+    if test is None or manifest.unlabelled is None or "label" not in test:
+        return
+    num = int((test["content"].isin(manifest.unlabelled["content"]) & (test["label"] >= 0)).sum())
+    if num:
+        yield (
+            f"{counted(num, 'test image')} with a known label, which is not learned, can be among"
+            " the images without labels, so the score on the test set is not one of unseen images"
+        )

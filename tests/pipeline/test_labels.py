@@ -1,6 +1,8 @@
 """Labels of models: who labels for which fold, what is learned, and what must not change."""
 
+import json
 import shutil
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -20,6 +22,7 @@ from pipeline.cv import cross_validate
 from pipeline.data.feeding import Feeder
 from pipeline.frozen.choose_l2 import choose_l2
 from pipeline.frozen.linear_heads import fit_heads
+from pipeline.labels.kept import kept
 from pipeline.labels.pseudo import judged
 from pipeline.run_tta import run_tta
 from pipeline.training.mixing import Mixing
@@ -399,3 +402,44 @@ def test_labels_go_with_other_ways_of_training(kind, how, data, outputs, tmp_pat
     made = student(data, tmp_path, "made", **given, **how)
     assert made.info["labels"]["num_unlabelled"] == 12
     assert np.isfinite(made.logits(made.oof)).all()
+
+
+def test_damaged_labels_count_as_absent(data, outputs, tmp_path):
+    made = student(data, tmp_path, "made", pseudo_from=str(outputs / "net"), pseudo_threshold=0.3)
+    record = made.path / "labels/fold_0.json"
+    table = made.path / "labels/fold_0.parquet"
+    whole = record.read_text()
+    info = json.loads(whole)
+    run = SimpleNamespace(
+        manifest=SimpleNamespace(classes=made.classes, num_classes=3),
+        num_folds=FOLDS,
+        num_repeats=1,
+        labels=SimpleNamespace(key=info["key"], is_teacher=False),
+    )
+    found = kept(made.path, 0, run)
+    assert found is not None
+    assert found.logits_NC.shape == (12, 3)
+    texts = [json.dumps(info | {"temperature": value}) for value in (0, "1", None, [1.0])]
+    texts += [json.dumps({name: info[name] for name in info if name != one}) for one in info]
+    texts += ["", "[]", "[" * 600, "null", whole[:-9], json.dumps(info | {"key": "other"})]
+    for text in texts:
+        record.write_text(text)
+        assert kept(made.path, 0, run) is None, text
+    record.write_text(whole)
+    pd.read_parquet(table).assign(logit_0=np.nan).to_parquet(table)
+    assert kept(made.path, 0, run) is None
+    table.unlink()
+    table.mkdir()
+    assert kept(made.path, 0, run) is None
+
+
+def test_labels_of_the_test_set_are_not_read_and_its_score_is_marked(data, outputs, tmp_path):
+    labels = [(f"{i:03d}.png", WORDS[i % 3]) for i in range(45, 57)]
+    given = {"teacher": str(outputs / "head"), "unlabelled": "test", **HEAD}
+    bare = student(data, tmp_path, "bare", **given)
+    for shift in (0, 1):
+        rows = [(name, WORDS[(WORDS.index(word) + shift) % 3]) for name, word in labels]
+        table = write_csv(data / f"known{shift}.csv", rows, header="image,label")
+        known = student(data, tmp_path, f"known{shift}", **given | {"test": str(table)})
+        assert known.oof.equals(bare.oof)
+        assert any("not one of unseen images" in note for note in known.info["notes"])
