@@ -112,6 +112,8 @@ class FoldInfo(TypedDict, total=False):
     """Largest number of bytes of GPU memory that the fold had reserved."""
     epoch: Count
     l2: Seconds
+    seen_score: float | None
+    """Score of a soup of folds on the labelled images, which its models have seen."""
     soup: list[Count]
     """Seeds whose mean weights the model has, with --soup."""
     seed_scores: list[float | None]

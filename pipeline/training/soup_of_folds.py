@@ -3,61 +3,139 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
 
+from foldblend.errors import UserError
 from foldblend.runs.folder import check_there, write_json
+from foldblend.scores.metrics import METRICS, Metric, softmax
+from pipeline.engines.forward import Forward
 from pipeline.fold_files import model_record, start_fold, write_fold
 from pipeline.frozen.full_head import test_logits_of_head
 from pipeline.infer import predict
 from pipeline.job import TrainingJob
 from pipeline.memory import Chunks
-from pipeline.predict.weights import FolderWeights
+from pipeline.predict.weights import FolderWeights, State
 from pipeline.training.batch_norm import renew_batch_norm
 from pipeline.training.fold_training import state_of
 from pipeline.training.weight_means import mean_state
+from tta.merge import mean_logit
 from tta.views.names import view_of
 
-__all__ = ["run_soup"]
+__all__ = ["check_fits", "run_soup"]
+
+
+@dataclass(frozen=True)
+class _Soup:
+    """A soup with its test logits, before it is written."""
+
+    state: State
+    test_VNC: np.ndarray | None
+    about: dict[str, Any]
+    """Further entries of done.json."""
+    shared: tuple[str, ...] = ()
+    """Further files that it depends on."""
+
+
+def check_fits(soup: float, one: float, metric: Metric) -> None:
+    """Raise UserError if a soup scores worse than one of its models on the training images.
+
+    Nothing can score a soup of folds on images that none of its models has seen. But where it does
+    not even fit these as one of them does, the mean of the weights is no good model.
+
+    Parameters
+    ----------
+    soup, one
+        Scores of the soup and of the model of the first fold, which has seen fewer of the images.
+    metric
+        The metric of the scores.
+    """
+    if metric.sign * soup < metric.sign * one:
+        raise UserError(
+            f"--refit soup: the mean weights have a {metric.title} of {soup:.3f} on the training"
+            f" images, and the model of fold 0 alone has {one:.3f}, so the models of the folds are"
+            " too far apart for a mean; pass --refit full, or train with a lower --lr (the run is"
+            " complete without the refit)"
+        )
+
+
+def _predict(
+    job: TrainingJob, forward: Forward, table: pd.DataFrame, views: tuple[str, ...]
+) -> np.ndarray:
+    """Return the logits V x N x C of a table's images."""
+    return predict(
+        forward,
+        job.feeder.rows(table, say=job.say),
+        job.run.preprocess,
+        job.compute,
+        [view_of(name) for name in views],
+        chunks=Chunks(job.say, most=job.limits.chunk),
+        pad_to=job.run.config.infer.validation_batch_size if job.padded else None,
+    )
+
+
+def _seen_score(job: TrainingJob, index: int, model: torch.nn.Module) -> float:
+    """Return the score of a model on all labelled images, most of which it has seen."""
+    table = job.run.manifest.train
+    logits_VNC = _predict(job, job.forward(index, model), table, job.run.views[:1])
+    job.check_finite(index, logits_VNC)
+    metric = METRICS[job.run.config.output.metric]
+    return metric.score(table["label"].to_numpy(), softmax(mean_logit(logits_VNC)))
+
+
+def _of_models(job: TrainingJob, index: int, weights: FolderWeights, mean: State) -> _Soup:
+    """Return the soup of trained models, with statistics of batch norm that fit it."""
+    run = job.run
+    model = job.new_model()
+    model.load_state_dict(weights.read(0))
+    one = _seen_score(job, index, model.eval())
+    model.load_state_dict(mean)
+    every = run.manifest.training_rows(np.ones(len(run.manifest.train), bool))
+    renew_batch_norm(model, job, every, (run.config.train.seed, index))
+    score = _seen_score(job, index, model)
+    check_fits(score, one, METRICS[run.config.output.metric])
+    forward = job.forward(index, model)
+    test = run.manifest.test
+    test_VNC = None if test is None else _predict(job, forward, test, run.views)
+    about: dict[str, Any] = {"seen_score": score if np.isfinite(score) else None}
+    if job.spec is not None:
+        about["engine"] = forward.engine
+    return _Soup(state_of(model), test_VNC, about)
 
 
 def run_soup(job: TrainingJob, index: int) -> dict[str, Any]:
     """Average the weights of the folds' models into one, and return its done.json.
 
-    Statistics of batch norm are computed anew on all training images.
+    Statistics of batch norm are computed anew on all training images. The mean of linear heads on a
+    frozen backbone has the mean of their logits.
+
+    Raises
+    ------
+    UserError
+        If the mean weights do not fit the training images (see `check_fits`); nothing is written.
     """
     start = time.perf_counter()
     run = job.run
     weights = FolderWeights(job.folder)
-    state = mean_state(weights.read(one) for one in range(run.num_models))
-    start_fold(job, index)
-    engine: dict[str, Any] = {}
-    shared: tuple[str, ...] = ()
+    mean = mean_state(weights.read(one) for one in range(run.num_models))
     if run.config.train.frozen:
-        test_VNC = test_logits_of_head(job, state)
-        shared = ("backbone.safetensors",)
+        soup = _Soup(mean, test_logits_of_head(job, mean), {}, ("backbone.safetensors",))
     else:
-        model = job.new_model()
-        model.load_state_dict(state)
-        every = run.manifest.training_rows(np.ones(len(run.manifest.train), bool))
-        renew_batch_norm(model, job, every, (run.config.train.seed, index))
-        state = state_of(model)
-        forward = job.forward(index, model)
-        test_VNC = None
-        if run.manifest.test is not None:
-            test_VNC = predict(
-                forward,
-                job.feeder.rows(run.manifest.test, say=job.say),
-                run.preprocess,
-                job.compute,
-                [view_of(name) for name in run.views],
-                chunks=Chunks(job.say, most=job.limits.chunk),
-                pad_to=run.config.infer.validation_batch_size if job.padded else None,
-            )
-        engine = {} if job.spec is None else {"engine": forward.engine}
-    files = write_fold(job, index, state=state, held_VNC=None, test_VNC=test_VNC, shared=shared)
-    done = {**model_record(job, files), **engine, "seconds": time.perf_counter() - start}
+        soup = _of_models(job, index, weights, mean)
+    start_fold(job, index)
+    files = write_fold(
+        job,
+        index,
+        state=soup.state,
+        held_VNC=None,
+        test_VNC=soup.test_VNC,
+        shared=soup.shared,
+    )
+    done = {**model_record(job, files), **soup.about, "seconds": time.perf_counter() - start}
     check_there(job.folder)
     write_json(job.folder / run.name_of(index) / "done.json", done)
     job.say_done(index, done)

@@ -14,9 +14,11 @@ import torch
 
 import foldblend as fb
 import pipeline.training.full_training as full_training
+import pipeline.training.soup_of_folds as soup_of_folds
 from foldblend.errors import UserError
 from foldblend.runs.refit import with_refits
 from foldblend.runs.run import Run
+from foldblend.scores.metrics import METRICS
 from pipeline.models.timm_import import timm
 from pipeline.predict.config import PredictConfig
 from pipeline.predict.inputs import read_inputs
@@ -65,6 +67,9 @@ def outputs(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) 
     made = tmp_path_factory.mktemp("made") / "outputs"
     common = {**settings, "output": str(made)}
     fb.cross_validate(**common, tta="hflip", name="plain")
+    patch = pytest.MonkeyPatch()
+    # Models that have learned little may have a mean that is worse than one of them.
+    patch.setattr(soup_of_folds, "check_fits", lambda *_: None)
     asked: dict[str, dict[str, Any]] = {
         "full": {"refit": "full"},
         "soup": {"refit": "soup"},
@@ -76,6 +81,7 @@ def outputs(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) 
         fb.cross_validate(**common, tta="hflip", name=name, **refit)
     for kind in ("full", "soup"):
         fb.cross_validate(**common, finetune="head", name=f"frozen_{kind}", refit=kind)
+    patch.undo()
     short = {"page": False, "say": silent}
     for kind in ("full", "soup"):
         fb.run_tta(made / kind, views="vflip,gamma:1.2", merge="prob", name=f"{kind}_tta", **short)
@@ -194,6 +200,42 @@ def test_folds_that_begin_with_random_weights_have_no_soup(settings, tmp_path):
             refit="soup",
         )
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("metric", "soup", "one", "fits"),
+    [
+        ("f1_macro", 0.5, 0.5, True),
+        ("f1_macro", 0.49, 0.5, False),
+        ("log_loss", 0.49, 0.5, True),
+        ("log_loss", 0.51, 0.5, False),
+        # A metric that is not defined says nothing.
+        ("roc_auc_ovr", float("nan"), 0.5, True),
+    ],
+)
+def test_a_soup_fits_the_training_images_as_one_of_its_models_does(metric, soup, one, fits):
+    if fits:
+        soup_of_folds.check_fits(soup, one, METRICS[metric])
+        return
+    with pytest.raises(UserError, match="too far apart for a mean; pass --refit full"):
+        soup_of_folds.check_fits(soup, one, METRICS[metric])
+
+
+def test_models_that_are_too_far_apart_leave_the_run_complete(
+    outputs, settings, tmp_path, monkeypatch
+):
+    """Models of other starts, which no mean of weights can join."""
+    shutil.copytree(outputs / "plain", tmp_path / "a")
+    plain = Run(outputs / "plain")
+    scores = iter([0.9, 0.1])
+    monkeypatch.setattr(soup_of_folds, "_seen_score", lambda *_: next(scores))
+    common = {**settings, "output": str(tmp_path), "tta": "hflip", "name": "a"}
+    with pytest.raises(UserError, match="the run is complete without the refit"):
+        fb.cross_validate(**common, refit="soup")
+    run = Run(tmp_path / "a")
+    assert run.info["status"] == "done"
+    assert not (run.path / "refit_0").exists()
+    assert (run.path / "test.parquet").read_bytes() == (plain.path / "test.parquet").read_bytes()
 
 
 def test_no_refit_leaves_logits_as_they_are():
