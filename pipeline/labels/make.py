@@ -18,7 +18,7 @@ from pipeline.job import FoldJob, Prepared
 from pipeline.labels.given import Labels
 from pipeline.labels.kept import TRAIN, UNLABELLED, Kept, keep, kept
 from pipeline.labels.pseudo import Judged, calibrated, judged
-from pipeline.labels.without import NodeOf, Source
+from pipeline.labels.without import NodeOf, Source, remarks_on
 from pipeline.predict.inputs import Inputs
 from pipeline.predict.stream import Stream
 from pipeline.predict.tree import Node
@@ -118,7 +118,7 @@ def make_labels(job: FoldJob, indices: Sequence[int], *, node_of: NodeOf | None 
         source = Source.open(Run(labels.source), trust, job.say)
         node_of = source.node_of if node_of is None else node_of
         what = "teacher" if labels.is_teacher else "pseudo-labels"
-        for line in source.remarks():
+        for line in remarks_on(source.run):
             job.say(f"{what}: {line}")
         # Frozen backbones are passed once for all folds, and other models fold by fold.
         groups = [todo] if source.all_frozen else [[index] for index in todo]

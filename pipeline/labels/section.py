@@ -20,6 +20,7 @@ from pipeline.job import Prepared
 from pipeline.labels.given import Labels
 from pipeline.labels.kept import TRAIN, Kept, kept
 from pipeline.labels.rows import further_rows
+from pipeline.labels.without import remarks_on
 from reports.blocks import comparison_block, section, table_block, text_block
 from reports.run.summary import compare
 from reports.text import signed
@@ -162,6 +163,7 @@ def labels_section(run: Prepared, folder: Path) -> dict[str, Any] | None:
     screen = []
     try:
         source = Run(labels.source)
+        told = [text_block(f"{line}.") for line in remarks_on(source)]
         metric = metric_of(made.info)
         rows = compare(
             rows=oof_rows(made),
@@ -181,7 +183,7 @@ def labels_section(run: Prepared, folder: Path) -> dict[str, Any] | None:
         f" over {plural(group_name)} on the same held-out images."
     )
     screen.append(text_block(difference))
-    blocks.append(comparison_block(rows))
+    blocks += [*told, comparison_block(rows)]
     if labels.is_teacher:
         blocks.append(text_block(_cost_text(made, source, rows, metric)))
         screen.append(blocks[-1])

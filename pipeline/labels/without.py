@@ -26,7 +26,7 @@ from pipeline.predict.tree import Augmented, Blend, Node
 from tta.policy import Policy
 from tta.saved_views import saved_rows
 
-__all__ = ["NodeOf", "Source"]
+__all__ = ["NodeOf", "Source", "remarks_on"]
 
 NodeOf = Callable[[int], Node]
 """Function from the number of a model to the node whose model of that number may label for it."""
@@ -185,9 +185,13 @@ class Source:
         others = self._others(model)
         return self._part.oof(others), others.rows.label_N
 
-    def remarks(self) -> list[str]:
-        """Return what is done so that nothing which was fitted has seen a fold, one line each."""
-        return list(dict.fromkeys(_remarks(self.run)))
+
+def remarks_on(run: Run) -> list[str]:
+    """Return what is done so that nothing which was fitted has seen a fold, one line each.
+
+    Raises UserError if a member of a blend is gone.
+    """
+    return list(dict.fromkeys(_remarks(run)))
 
 
 def _remarks(run: Run) -> list[str]:
