@@ -8,36 +8,30 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 from collections import deque
 from collections.abc import Iterator
-from importlib.metadata import version
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
 
 from foldblend.errors import UserError
-from foldblend.images import boxes_of, image_key
 from foldblend.progress import Task
-from foldblend.runs.environment import processor
 from foldblend.runs.folder import read_json, write_json
 from pipeline.data.augment import describe_augmentation
-from pipeline.data.cache import MEMORY_ONLY, Store, cache_root
-from pipeline.data.images import IMAGES_VERSION
+from pipeline.data.cache import MEMORY_ONLY, Store
 from pipeline.data.kept import kept_or_made
 from pipeline.engines.forward import Forward, usable_engine
-from pipeline.engines.registry import ENGINES, TORCH
+from pipeline.engines.registry import TORCH
 from pipeline.fetch import fetched, mark, seconds_between
+from pipeline.frozen.feature_cache import fingerprint_of, keys_of, policy_of, store_of
 from pipeline.infer import features_of, filled
 from pipeline.job import FoldJob
 from pipeline.memory import Chunks
 from pipeline.models.backbones import build_model
-from pipeline.models.timm_import import timm
 from pipeline.seeding import derive_seed
-from tta.views.names import VIEWS_VERSION, view_of
+from tta.views.names import view_of
 
 __all__ = ["Backbone", "Features"]
 
@@ -83,11 +77,7 @@ class Backbone:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hash of the weights."""
-        digest = hashlib.blake2b(digest_size=16)
-        for name, value in sorted(self.state.items()):
-            digest.update(name.encode())
-            digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return fingerprint_of(self.state)
 
 
 class Features:
@@ -103,41 +93,19 @@ class Features:
         self.engine = usable_engine(job.spec, job.compute.device, job.say)
         self.store = None
         if machine.cache not in MEMORY_ONLY:
-            # Everything that may change the last bit of a feature.
-            policy = {
-                "backbone": job.run.config.model.backbone,
-                "kwargs": {key: str(value) for key, value in job.run.model_kwargs.items()},
-                "weights": backbone.fingerprint,
-                "pictures": IMAGES_VERSION,
-                "preprocess": job.run.preprocess.of_pixels(
-                    needs_levels=job.run.manifest.needs_levels
-                ),
-                "batch_size": self.batch_size,
-                "device": (
-                    torch.cuda.get_device_name(job.compute.device)
-                    if job.compute.is_cuda
-                    else processor()
-                ),
-                "amp_dtype": str(job.compute.amp_dtype),
-                "threads": machine.threads,
-                "channels_last": machine.channels_last,
-                "views": VIEWS_VERSION,
-                "versions": [
-                    *(one.__version__ for one in (torch, timm, cv2, np)),
-                    version("albumentations"),
-                ],
-            }
-            if self.engine != TORCH:
-                policy["engine"] = [self.engine, *ENGINES[self.engine].versions]
-            if machine.deterministic and job.compute.is_cuda:
-                # Other runs' features may differ in their last bits. The key of these stays.
-                policy["deterministic"] = True
-            self.store = Store.at(
-                cache_root(machine.cache_dir) / "features",
-                (backbone.num_features,),
-                "float32",
-                policy,
+            policy = policy_of(
+                backbone=job.run.config.model.backbone,
+                kwargs=job.run.model_kwargs,
+                weights=backbone.fingerprint,
+                preprocess=job.run.preprocess.of_pixels(needs_levels=job.run.manifest.needs_levels),
+                batch_size=self.batch_size,
+                compute=job.compute,
+                threads=machine.threads,
+                channels_last=machine.channels_last,
+                engine=self.engine,
+                deterministic=machine.deterministic,
             )
+            self.store = store_of(machine.cache_dir, backbone.num_features, policy)
         self.is_warm = False
         # Number and time of images since the speed was last written to the cache.
         self.num_timed = 0
@@ -212,15 +180,7 @@ class Features:
                 f"augment {describe_augmentation(config.augment.augment)} {config.train.seed}"
                 f" {copy}"
             )
-        keys = []
-        for image, content, box in zip(
-            table["image_id"], table["content"], boxes_of(table), strict=True
-        ):
-            # Augmentation is drawn by the image's name, so the key of a copy includes it.
-            own = f"{what} {image}" if copy is not None else what
-            keys.append(
-                hashlib.blake2b(image_key(content, box) + own.encode(), digest_size=16).digest()
-            )
+        keys = keys_of(table, what, named=copy is not None)
 
         def make(todo: list[int]) -> Iterator[np.ndarray]:
             return self._compute(table.iloc[todo], view, copy)

@@ -15,6 +15,7 @@ from foldblend.progress import Task
 from foldblend.runs.run import Run
 from pipeline.config.trust import Trust, own_parts
 from pipeline.job import FoldJob, Prepared
+from pipeline.labels.frozen import has_cached_features, seen_by_features
 from pipeline.labels.given import Labels
 from pipeline.labels.kept import TRAIN, UNLABELLED, Kept, keep, kept
 from pipeline.labels.pseudo import Judged, calibrated, judged
@@ -24,6 +25,8 @@ from pipeline.predict.stream import Stream
 from pipeline.predict.tree import Node
 
 __all__ = ["images_of_fold", "make_labels", "pseudo_of"]
+
+COLUMNS = ("part", "image_id", "path", "content", "box")
 
 
 def images_of_fold(run: Prepared, index: int) -> pd.DataFrame:
@@ -44,7 +47,7 @@ def images_of_fold(run: Prepared, index: int) -> pd.DataFrame:
         free = manifest.unlabelled[manifest.free_unlabelled(learns_N)]
         parts.append(free.assign(part=UNLABELLED))
     table = pd.concat(parts, ignore_index=True)
-    return table[[name for name in ("part", "image_id", "path", "box") if name in table]]
+    return table[[name for name in COLUMNS if name in table]]
 
 
 def _logits(
@@ -77,6 +80,9 @@ def _logits(
         also=[*nodes.values()],
         say=say,
     )
+    if has_cached_features(stream, run):
+        known = seen_by_features(stream, run, table, [*nodes])
+        return {index: node.logits(known, index)[rows_of[index]] for index, node in nodes.items()}
     found: dict[int, list[np.ndarray]] = {index: [] for index in nodes}
     names = ", ".join(map(str, nodes))
     with Task(f"labels of model {names}", len(inputs), unit="images") as task:

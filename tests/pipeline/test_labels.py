@@ -24,6 +24,7 @@ from pipeline.frozen.choose_l2 import choose_l2
 from pipeline.frozen.linear_heads import fit_heads
 from pipeline.labels.kept import kept
 from pipeline.labels.pseudo import judged
+from pipeline.predict.nets import Net
 from pipeline.run_tta import run_tta
 from pipeline.training.mixing import Mixing
 from tests.makers.drawn import WORDS, write_csv
@@ -443,3 +444,15 @@ def test_labels_of_the_test_set_are_not_read_and_its_score_is_marked(data, outpu
         known = student(data, tmp_path, f"known{shift}", **given | {"test": str(table)})
         assert known.oof.equals(bare.oof)
         assert any("not one of unseen images" in note for note in known.info["notes"])
+
+
+def test_features_of_a_frozen_teacher_come_from_the_cache(data, tmp_path, monkeypatch):
+    """With a cache nothing is computed again, and the logits are those without one."""
+    given = HEAD | {"tta": "hflip", "cache_dir": str(tmp_path / "cache")}
+    source = student(data, tmp_path, "source", folds=FOLDS, **given)
+    how = {"teacher": str(source.path), "unlabelled": "test", **HEAD}
+    without = student(data, tmp_path, "without", cache="off", **how)
+    monkeypatch.setattr(Net, "features", None)
+    made = student(data, tmp_path, "made", cache_dir=str(tmp_path / "cache"), **how)
+    for fold in range(FOLDS):
+        assert kept_table(made, fold).equals(kept_table(without, fold))
