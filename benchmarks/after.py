@@ -65,15 +65,10 @@ class Scored:
 
 
 def joined(parts: list[Scored]) -> Scored:
-    """Return the predictions of several splits as one; a person in two splits is two groups."""
+    """Return the predictions of several splits as one; a person of two splits is one group."""
     return Scored(
         np.concatenate([one.label_N for one in parts]),
-        np.concatenate(
-            [
-                np.array([f"{split} {group}" for group in one.group_N])
-                for split, one in enumerate(parts)
-            ]
-        ),
+        np.concatenate([one.group_N for one in parts]),
         {name: np.concatenate([one.proba[name] for one in parts]) for name in parts[0].proba},
     )
 
