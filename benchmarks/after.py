@@ -185,7 +185,7 @@ WAYS: dict[str, list[str]] = {
     "student of the blend": ["--teacher", "{blend}"],
     "pseudo-labels": ["--pseudo-from", "{base}", "--pseudo-threshold", "0.7"],
 }
-HEADS = {"head-a": "224x168", "head-b": "168x128", "head-c": "288x216", "head-d": "320x240"}
+HEADS = {"head-a": "168x224", "head-b": "126x168", "head-c": "216x288", "head-d": "240x320"}
 
 
 def run_of(args: argparse.Namespace, name: str, *flags: str) -> Run:
