@@ -188,13 +188,13 @@ def _cross_validate(
                 _say_left(folder, left, say)
                 return
             info["folds"] = [done[index] for index in range(run.num_models)]
-            if claim.mine and _is_complete(folder, info):
+            refit = kept_refit(run, folder, info)
+            trains = refit is None and run.config.train.num_refits > 0
+            if claim.mine and not trains and _is_complete(folder, info):
                 say(f"{folder}: another process has written the results")
                 return
             drop_fold_locks(folder)
             # The run is complete before a refit begins, so that nothing is lost with that.
-            refit = kept_refit(run, folder, info)
-            trains = refit is None and run.config.train.num_refits > 0
             if was_all_done and not trains:
                 say(
                     f"{folder}: finished before, so nothing was trained (--no-resume starts it"

@@ -120,6 +120,8 @@ class FoldInfo(TypedDict, total=False):
     """Score of each seed on the groups that chose them, in the order of the seeds."""
     soup_score: float | None
     """Score of the mean weights on these groups."""
+    seed_epochs: list[Count]
+    """Epoch that --select inner chose for each seed."""
     lr: Rate
     """Peak learning rate that --lr find took."""
     lr_found: bool

@@ -45,10 +45,13 @@ def refit_share(info: Mapping[str, Any]) -> float:
 def refit_mark(info: Mapping[str, Any]) -> str | None:
     """Return a text that identifies the refits of a run and their share, None without any.
 
-    Runs that are made of this one record it, since its out-of-fold rows do not show a refit.
+    Runs that are made of this one record it, since its out-of-fold rows do not show a refit. The
+    refits of a blend or TTA'd run are those of the runs that it was made of.
     """
     if not num_refits(info):
-        return None
+        sources = [info.get("of", {}), *info.get("members", ())]
+        marks = [str(one.get("refit", "")) for one in sources]
+        return ", ".join(marks) if any(marks) else None
     hashes = [
         digest[:8]
         for model in info["refit"]["models"]

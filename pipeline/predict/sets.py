@@ -73,6 +73,11 @@ def sets_of(
             else "as an earlier version made it, or the run has a single fold or group"
         )
         say(f"--coverage {config.coverage:g}: the file lacks this coverage out of fold, {known}")
+    if config.models is None and any(leaf.recipe.num_refits for leaf in stream.leaves.values()):
+        say(
+            f"--coverage {config.coverage:g}: this is of the models of the folds; nothing is known"
+            " of the models of all rows, which share in the predictions (--folds leaves them out)"
+        )
     every = stream.root.num_models
     chosen = [k for k in range(every) if config.models is None or k in config.models]
     # Blends of runs with different folds have means of models, and no fold of their own.

@@ -209,7 +209,7 @@ def serve_folds(
             index = pipe.recv()
         except EOFError:
             return
-        _log_to(here.folder / "logs" / f"fold_{index}.log")
+        _log_to(here.folder / "logs" / f"{here.run.name_of(index)}.log")
         try:
             pipe.send(("done", run(here, index)))
         except UserError as error:

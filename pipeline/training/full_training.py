@@ -27,8 +27,12 @@ def chosen_epoch(job: TrainingJob) -> int | None:
     """
     if job.run.config.train.select == "last":
         return None
-    folds = [read_done(job.folder, index) for index in range(job.run.num_models)]
-    return int(statistics.median_high(fold["epoch"] for fold in folds)) + 1
+    chosen: list[int] = []
+    for index in range(job.run.num_models):
+        fold = read_done(job.folder, index)
+        # Of a soup, each seed has an epoch of its own.
+        chosen += fold["seed_epochs"] if "seed_epochs" in fold else [fold["epoch"]]
+    return int(statistics.median_high(chosen)) + 1
 
 
 class FullTraining(FoldTraining):

@@ -95,6 +95,8 @@ class SeedTraining(FoldTraining):
         record = model_record(job, {name: file_hash(file)}) | {"run_key": self.key}
         score = self._score(self.selection_rows, inner_VNC)
         facts = self._facts(forward, None)
+        if course.best_state is not None:
+            facts["epoch"] = course.best_epoch
         return self._write_done({**record, **facts, "score": score if np.isfinite(score) else None})
 
 
@@ -196,6 +198,7 @@ def run_soup_fold(job: TrainingJob, index: int) -> dict[str, Any]:
         "soup": chosen,
         "seed_scores": [one["score"] for one in trained_S],
         "soup_score": best if np.isfinite(best) else None,
+        **({"seed_epochs": [one["epoch"] for one in trained_S]} if "epoch" in first else {}),
         **{name: first[name] for name in ("lr", "lr_found") if name in first},
     }
     if job.spec is not None:

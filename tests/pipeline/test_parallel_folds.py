@@ -31,6 +31,10 @@ from tests.makers.jobs import fake_job
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def silent(_: str) -> None:
+    pass
+
+
 def do_or_die(job, index):
     """Replace the training of a fold: 1 is killed, 2 fails, 3 has bad input, others succeed."""
     if index == 1:
@@ -96,6 +100,15 @@ def test_a_dying_fold_does_not_stop_the_others(tmp_path):
     assert "about to be killed" in (tmp_path / "logs" / "fold_1.log").read_text()
     assert "Traceback" in (tmp_path / "logs" / "fold_2.log").read_text()
     assert "Traceback" not in (tmp_path / "logs" / "fold_3.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_refit_has_a_log_of_its_own(tmp_path):
+    job = fake_job(tmp_path, silent, num_folds=2, parallel_folds=2)
+    with pytest.raises(UserError, match=r"refit 0 failed: .*logs/refit_0\.log"):
+        run_folds(job, [2, 4], run=do_or_die)
+    assert "Traceback" in (tmp_path / "logs" / "refit_0.log").read_text()
+    assert not (tmp_path / "logs" / "fold_2.log").exists()
 
 
 def test_one_at_a_time_stays_in_this_process(tmp_path):

@@ -291,6 +291,43 @@ def test_what_was_made_before_a_refit_is_to_be_made_again(outputs, settings, tmp
     np.testing.assert_array_equal(predicted(tmp_path / "b", images)[1], before)
 
 
+def test_a_blend_of_a_ttad_run_notices_the_refit_that_this_one_shares(outputs, settings, tmp_path):
+    """It is two steps from the refit, and the rows of both stay as they are."""
+    shutil.copytree(outputs / "plain", tmp_path / "a")
+    short = {"page": False, "say": silent}
+    blended = {**short, "output": str(tmp_path), "method": "tempered"}
+    fb.run_tta(tmp_path / "a", views="vflip", name="t", **short)
+    fb.blend([tmp_path / "t", outputs / "frozen_full"], name="b", **blended)
+    fb.blend([tmp_path / "b", outputs / "soup"], name="c", include_blends=True, **blended)
+    images = Path(settings["data"]) / "eval" / "images"
+    common = {**settings, "output": str(tmp_path), "tta": "hflip", "name": "a"}
+    fb.cross_validate(**common, refit="full")
+    fb.run_tta(tmp_path / "a", views="vflip", name="t", **short)
+    with pytest.raises(
+        UserError, match=r"t: this member .* was made again since; run blend\.py again"
+    ):
+        predicted(tmp_path / "b", images)
+    members = [tmp_path / "t", outputs / "frozen_full"]
+    fb.blend(members, name="b", overwrite=True, **blended)
+    predicted(tmp_path / "b", images)
+    with pytest.raises(
+        UserError, match=r"b: this member .* was made again since; run blend\.py again"
+    ):
+        predicted(tmp_path / "c", images)
+
+
+def test_sets_of_classes_say_that_their_coverage_is_not_that_of_a_refit(outputs, settings):
+    images = str(Path(settings["data"]) / "eval" / "images")
+    for name, folds, told in (
+        ("full", None, True),
+        ("full", "0,1,2", False),
+        ("plain", None, False),
+    ):
+        said: list[str] = []
+        fb.predict(outputs / name, images, coverage=0.9, folds=folds, say=said.append)
+        assert any("nothing is known of the models of all rows" in line for line in said) == told
+
+
 def test_a_killed_refit_continues_and_the_run_is_complete_meanwhile(
     outputs, settings, tmp_path, monkeypatch
 ):

@@ -159,6 +159,13 @@ def test_a_killed_soup_keeps_its_seeds_and_ends_in_the_same_bits(table, run, tmp
     assert (again.path / "oof.parquet").read_bytes() == (run.path / "oof.parquet").read_bytes()
 
 
+def test_a_refit_ends_at_the_median_epoch_of_all_seeds(table, tmp_path):
+    run = made(table, tmp_path / "a", seeds=2, select="inner", refit="full")
+    chosen = [epoch for fold in run.info["folds"] for epoch in fold["seed_epochs"]]
+    assert len(chosen) == 4
+    assert run.info["refit"]["models"][0]["epoch"] == sorted(chosen)[2]
+
+
 def test_another_number_of_seeds_is_another_run(table, run):
     with pytest.raises(UserError, match="different seeds of the soup"):
         made(table, run.path.parent, seeds=2)
