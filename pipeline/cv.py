@@ -13,44 +13,37 @@ import numpy as np
 from foldblend.cli import Say, quiet
 from foldblend.errors import UserError, listed
 from foldblend.progress import lines_to, write
-from foldblend.runs.folder import drop_fold_locks, lock_folder, sweep, write_section
+from foldblend.runs.folder import drop_fold_locks, lock_folder, sweep
 from foldblend.runs.run import Run
 from foldblend.runs.schema import read_info
 from foldblend.scores.metrics import METRICS
 from foldblend.spreadsheets import safe_csv
-from pipeline.assemble import assemble, finish_record, results_are_intact
+from pipeline.assemble import results_are_intact
 from pipeline.begin import (
     begin_run,
     first_record,
     folds_of,
     record_before,
     say_start,
-    write_inputs,
 )
+from pipeline.complete import complete_run
 from pipeline.config.run import RunConfig, parse_folds
 from pipeline.config.settings import make_config, replace
-from pipeline.config.trust import Trust, own_parts
 from pipeline.dry_run import say_plan
 from pipeline.fold_claims import claim_folds, folds_in_training
-from pipeline.fold_files import finished_folds, fold_key, fold_tables
+from pipeline.fold_files import finished_folds, fold_key
 from pipeline.frozen.run_heads import run_heads
 from pipeline.inference_engine import as_begun
 from pipeline.job import Chosen, Prepared
 from pipeline.labels.make import make_labels
 from pipeline.labels.rounds import rounds_of
-from pipeline.labels.section import labels_section
 from pipeline.open_folder import check_still_there, open_folder
-from pipeline.predict.compare import add_reference
-from pipeline.predict.weights import FolderWeights
 from pipeline.prepare import prepare
 from pipeline.refit import check_refit, kept_refit, train_refits
-from pipeline.soup_section import soup_section
 from pipeline.training.parallel_folds import run_folds
 from pipeline.training.soup_of_seeds import run_soup_fold
 from pipeline.training.start import training_job
 from pipeline.watch.progress import Progress
-from reports.run.screen import finish
-from tta.report import view_section
 
 __all__ = ["cross_validate", "cross_validate_chosen", "cross_validate_seeds"]
 
@@ -200,45 +193,13 @@ def _cross_validate(
                     f"{folder}: finished before, so nothing was trained (--no-resume starts it"
                     " again)"
                 )
-            _complete(run, folder, info, before, refit, intact=intact, say=quiet if trains else say)
+            complete_run(
+                run, folder, info, before, refit, intact=intact, say=quiet if trains else say
+            )
             if trains:
                 train_refits(run, folder, info, say)
                 refit = kept_refit(run, folder, info)
-                _complete(run, folder, info, before, refit, intact=intact, say=say)
-
-
-def _complete(
-    run: Prepared,
-    folder: Path,
-    info: dict[str, Any],
-    before: Mapping[str, Any],
-    refit: dict[str, Any] | None,
-    *,
-    intact: bool,
-    say: Say,
-) -> None:
-    """Write the final files of a run, with the share of its refits, and its report."""
-    info.pop("refit", None)
-    if refit is not None:
-        info["refit"] = refit
-    # Also for a finished run: the forms of submissions and spreadsheets do not identify it.
-    assemble(folder, run.manifest, run.num_models, fold_tables(folder, info), info)
-    if intact:
-        write_inputs(run, folder)
-    finish_record(run, folder, info, before)
-    # Its parts were typed in this command, or checked.
-    trust = Trust(frozenset(name for _, name in own_parts(run.config)))
-    add_reference(FolderWeights(folder), trust=trust, held=True, say=say)
-    if len(run.views) > 1:
-        write_section(folder, "views", view_section(Run(folder)))
-    if run.chosen is not None:
-        write_section(folder, "search", run.chosen.section)
-    if run.labels is not None and (told := labels_section(run, folder)) is not None:
-        write_section(folder, "labels", told)
-    if run.config.train.soup:
-        write_section(folder, "soup", soup_section(run, info["folds"]))
-    output = run.config.output
-    finish(Run(folder), page=output.page, report=output.report, say=say)
+                complete_run(run, folder, info, before, refit, intact=intact, say=say)
 
 
 def _is_complete(folder: Path, info: Mapping[str, Any]) -> bool:

@@ -130,6 +130,11 @@ AUGMENTS = Needs(
 
 
 REFITS = Needs("--refit full or soup", lambda run: run.train.refit in ("full", "soup"))
+# There is one soup, and linear heads do not depend on a seed.
+SEVERAL_REFITS = Needs(
+    "--refit full with a --finetune other than head",
+    lambda run: run.train.refit == "full" and not run.train.frozen,
+)
 # Settings of what comes after the folds, whose logits do not depend on them.
 LATER: dict[str, Any] = {"identity": False, "worded": True, "steps": False}
 
@@ -209,7 +214,7 @@ class TrainConfig:
     full: trained on all rows, as long as the folds. soup: the mean of the weights of the folds'
     models. The score stays that of the folds. Default: what the run has, for a new one none.
     """
-    refit_models: int = flag(1, **LATER, needs=REFITS)
+    refit_models: int = flag(1, **LATER, needs=SEVERAL_REFITS)
     """Number of models of --refit full, which differ in their seeds."""
     refit_share: float | str = flag(AUTO, **LATER, needs=REFITS)
     """Share of --refit in the test predictions, above 0 and up to 1; at 1 the models of the folds

@@ -157,9 +157,11 @@ class _Soup:
         return metric.score(table["label"].to_numpy(), softmax(mean_logit(logits_VNC)))
 
     def score_of(self, seeds: Sequence[int]) -> float:
-        """Return the score of a soup on the rows that choose seeds."""
+        """Return the score of a soup on the rows that choose seeds, NaN for logits without one."""
         forward = self.job.forward(self.index, self.fill(seeds))
-        return self.score(self.inner, self.predict(forward, self.inner, self.job.run.views[:1]))
+        inner_VNC = self.predict(forward, self.inner, self.job.run.views[:1])
+        # A mean of weights may be no model, though each seed is one.
+        return self.score(self.inner, inner_VNC) if np.isfinite(inner_VNC).all() else np.nan
 
 
 def run_soup_fold(job: TrainingJob, index: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 
 import foldblend as fb
+import pipeline.complete as complete
 import pipeline.training.full_training as full_training
 import pipeline.training.soup_of_folds as soup_of_folds
 from foldblend.errors import UserError
@@ -351,6 +352,30 @@ def test_a_killed_refit_continues_and_the_run_is_complete_meanwhile(
     assert any("refit 0: continued at trained" in line for line in said)
     one = run.path / "refit_0" / "best.safetensors"
     assert one.read_bytes() == (outputs / "full" / "refit_0" / "best.safetensors").read_bytes()
+
+
+def test_a_kill_among_the_final_files_leaves_no_run_that_seems_finished(
+    outputs, settings, tmp_path, monkeypatch
+):
+    class Killed(BaseException):
+        pass
+
+    def dies(*_: Any) -> None:
+        raise Killed
+
+    shutil.copytree(outputs / "full", tmp_path / "a")
+    common = {**settings, "output": str(tmp_path), "tta": "hflip", "name": "a"}
+    with monkeypatch.context() as patch:
+        # test.parquet has the new share by then, and run.json has the old one.
+        patch.setattr(complete, "finish_record", dies)
+        with pytest.raises(Killed):
+            fb.cross_validate(**common, refit_share=0.5)
+    with pytest.raises(UserError, match="not finished; run the same command again"):
+        predicted(tmp_path / "a", Path(settings["data"]) / "eval" / "images")
+    said: list[str] = []
+    run = fb.cross_validate(**{**common, "say": said.append}, refit_share=0.5)
+    assert any("nothing was trained" in line for line in said)
+    assert run.info["refit"]["share"] == 0.5
 
 
 @pytest.mark.slow

@@ -194,6 +194,11 @@ def test_greedy_soups_keep_what_does_not_lower_the_score():
     assert found == ([0, 2], 0.4) or found[0] == [0, 1, 2]
 
 
+def test_a_mean_of_weights_without_a_score_stays_out():
+    found = greedy_soup([0.5, 0.7], lambda some: float("nan"), sign=1)
+    assert found == ([1], 0.7)
+
+
 def test_means_of_weights_keep_types_and_counts():
     states = [
         {"w": torch.tensor([1.0, 2.0]), "h": torch.tensor([1.0]).half(), "n": torch.tensor(3)},
