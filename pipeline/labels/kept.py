@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from foldblend.errors import UserError
-from foldblend.files import is_file
+from foldblend.files import is_file, is_link, remove
 from foldblend.runs.folder import (
     check_there,
     file_hash,
@@ -68,7 +68,11 @@ def keep(
     """Write the table of a fold (image_id, part and logits), and then its record."""
     data, record = _names(index)
     check_there(folder)
-    (folder / LABELS).mkdir(exist_ok=True)
+    place = folder / LABELS
+    if is_link(place) or not place.is_dir():
+        # Nothing is written where a link leads.
+        remove(place)
+        place.mkdir()
     (folder / record).unlink(missing_ok=True)
     write_table(folder / data, with_logits(table, logits_NC))
     write_json(folder / record, {**info, "file": file_hash(folder / data)})

@@ -96,6 +96,32 @@ def _logits(
     return {index: np.concatenate(parts)[rows_of[index]] for index, parts in found.items()}
 
 
+def _from_test_tables(
+    source: Source, tables: Mapping[int, pd.DataFrame], run: Prepared
+) -> dict[int, np.ndarray] | None:
+    """Return the logits that a cross-validated run has in its test tables, or None.
+
+    They are there if all images are those of the test set, which the run has predicted.
+    """
+    manifest = run.manifest
+    columns = ["image_id", "content"]
+    is_same = (
+        source.run.info["kind"] == "cv"
+        and source.run.info["data"].get("hash") == run.run_key["data"]
+        and manifest.test is not None
+        and manifest.unlabelled is not None
+        and manifest.unlabelled[columns].equals(manifest.test[columns])
+        and all((one["part"] == UNLABELLED).all() for one in tables.values())
+    )
+    if not is_same:
+        return None
+    found = {}
+    for index, one in tables.items():
+        test = source.run.test_fold(index).set_index("image_id")
+        found[index] = source.run.logits(test.loc[one["image_id"]])
+    return found
+
+
 def make_labels(job: FoldJob, indices: Sequence[int], *, node_of: NodeOf | None = None) -> None:
     """Compute and keep the logits of a source for these folds, unless they are kept already.
 
@@ -141,7 +167,9 @@ def make_labels(job: FoldJob, indices: Sequence[int], *, node_of: NodeOf | None 
 
 def _make(job: FoldJob, labels: Labels, source: Source, nodes: Mapping[int, Node]) -> None:
     tables = {index: images_of_fold(job.run, index) for index in nodes}
-    logits = _logits(nodes, tables, job.run, job.say)
+    logits = _from_test_tables(source, tables, job.run)
+    if logits is None:
+        logits = _logits(nodes, tables, job.run, job.say)
     for index, table in tables.items():
         job.check_finite(index, logits[index][None])
         info: dict[str, object] = {"key": labels.key, "num_left_out": num_left_out(job.run, index)}

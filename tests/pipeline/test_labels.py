@@ -22,7 +22,7 @@ from pipeline.cv import cross_validate
 from pipeline.data.feeding import Feeder
 from pipeline.frozen.choose_l2 import choose_l2
 from pipeline.frozen.linear_heads import fit_heads
-from pipeline.labels.kept import kept
+from pipeline.labels.kept import keep, kept
 from pipeline.labels.pseudo import judged
 from pipeline.predict.nets import Net
 from pipeline.run_tta import run_tta
@@ -456,3 +456,19 @@ def test_features_of_a_frozen_teacher_come_from_the_cache(data, tmp_path, monkey
     made = student(data, tmp_path, "made", cache_dir=str(tmp_path / "cache"), **how)
     for fold in range(FOLDS):
         assert kept_table(made, fold).equals(kept_table(without, fold))
+
+
+def test_pseudo_labels_of_the_test_set_are_read_from_its_tables(data, runs, monkeypatch):
+    """A run has predicted its test set already, by each fold's model; a copy is predicted anew."""
+    given = {"pseudo_from": str(runs / "net"), "pseudo_threshold": 0.3}
+    anew = student(data, runs, "anew", unlabelled=str(data / "test.csv"), **given)
+    (anew.path / "labels").rename(runs / "elsewhere")
+    (anew.path / "labels").symlink_to(runs / "elsewhere")
+    before = {file.name: file.read_bytes() for file in (runs / "elsewhere").iterdir()}
+    monkeypatch.setattr(Net, "logits", None)
+    made = student(data, runs, "made", **given)
+    for fold in range(FOLDS):
+        assert kept_table(made, fold).equals(kept_table(anew, fold))
+    # Files behind a link are left as they are.
+    keep(anew.path, 0, kept_table(anew, 0)[["image_id", "part"]], np.zeros((12, 3)), {})
+    assert before == {file.name: file.read_bytes() for file in (runs / "elsewhere").iterdir()}
