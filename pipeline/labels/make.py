@@ -19,7 +19,7 @@ from pipeline.labels.frozen import has_cached_features, seen_by_features
 from pipeline.labels.given import Labels
 from pipeline.labels.kept import TRAIN, UNLABELLED, Kept, keep, kept
 from pipeline.labels.pseudo import Judged, calibrated, judged
-from pipeline.labels.without import NodeOf, Source, remarks_on
+from pipeline.labels.without import Source, remarks_on
 from pipeline.predict.inputs import Inputs
 from pipeline.predict.stream import Stream
 from pipeline.predict.tree import Node
@@ -122,7 +122,7 @@ def _from_test_tables(
     return found
 
 
-def make_labels(job: FoldJob, indices: Sequence[int], *, node_of: NodeOf | None = None) -> None:
+def make_labels(job: FoldJob, indices: Sequence[int]) -> None:
     """Compute and keep the logits of a source for these folds, unless they are kept already.
 
     Parameters
@@ -131,14 +131,11 @@ def make_labels(job: FoldJob, indices: Sequence[int], *, node_of: NodeOf | None 
         The job, whose run has `labels`.
     indices
         Numbers of the folds (models).
-    node_of
-        Function from the number of a model to the node that labels for it; default: the node that
-        never saw that fold.
 
     Raises
     ------
     UserError
-        If the source is gone, or in a fold no pseudo-label reaches the threshold.
+        If the source is gone or was made again, or in a fold no pseudo-label reaches the threshold.
     """
     run = job.run
     labels = run.labels
@@ -148,7 +145,10 @@ def make_labels(job: FoldJob, indices: Sequence[int], *, node_of: NodeOf | None 
         parts = frozenset(name for _, name in own_parts(run.config))
         trust = Trust(parts, run.config.output.trust_parts, flag=None)
         source = Source.open(Run(labels.source), trust, job.say)
-        node_of = source.node_of if node_of is None else node_of
+        if source.run.oof_hash != labels.oof:
+            raise UserError(
+                f"{labels.source}: was made again meanwhile; run the same command again"
+            )
         what = "teacher" if labels.is_teacher else "pseudo-labels"
         for line in remarks_on(source.run):
             job.say(f"{what}: {line}")
@@ -157,7 +157,7 @@ def make_labels(job: FoldJob, indices: Sequence[int], *, node_of: NodeOf | None 
         num_threads = torch.get_num_threads()
         try:
             for group in groups:
-                _make(job, labels, source, {index: node_of(index) for index in group})
+                _make(job, labels, source, {index: source.node_of(index) for index in group})
         finally:
             torch.set_num_threads(num_threads)
             if job.compute.is_cuda:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,10 +25,7 @@ from pipeline.predict.tree import Augmented, Blend, Node
 from tta.policy import Policy
 from tta.saved_views import saved_rows
 
-__all__ = ["NodeOf", "Source", "remarks_on"]
-
-NodeOf = Callable[[int], Node]
-"""Function from the number of a model to the node whose model of that number may label for it."""
+__all__ = ["Source", "remarks_on"]
 
 
 @dataclass(frozen=True)

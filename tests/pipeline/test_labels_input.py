@@ -5,9 +5,11 @@ import shutil
 import pandas as pd
 import pytest
 
+import plan
+import tune
 from foldblend.runs.folder import read_json, write_json
 from foldblend.runs.run import Run
-from tests.makers.constants import TINY
+from tests.makers.constants import ROOT, TINY
 
 SMALL = [*TINY[2:], "--finetune", "head", "--backbone", "test_resnet", "--head-l2", "0.1"]
 
@@ -133,3 +135,17 @@ def test_marks_of_a_teacher_pass_on(command, runs_copy):
     assert made["searches"] == {"beta": search}
     assert any("OPTIMISTIC" in note and "beta" in note for note in made["notes"])
     assert any("9 trials" in note for note in made["notes"])
+
+
+@pytest.mark.parametrize(
+    ("main", "flags"),
+    [
+        (plan.main, ("--time-limit", "1m")),
+        (tune.main, ("--trials", "1", "--space", ROOT / "recipes" / "space.yaml")),
+    ],
+    ids=["plan", "tune"],
+)
+def test_plans_and_searches_take_no_labels(main, flags, command_of, tiny_layout, runs_copy):
+    given = ("--data", tiny_layout, "--output", runs_copy, *TINY, *flags)
+    found = command_of(main)(*given, "--teacher", runs_copy / "beta")
+    found.assert_one_line_error("--teacher", "leave it out")
