@@ -53,9 +53,10 @@ class Source:
     def fingerprint(self) -> str:
         """Hash of the weights and of how images are prepared for them."""
         leaf = self.leaf
-        indices: list[int | None] = [*range(leaf.num_models)]
-        indices += [None] if leaf.recipe.frozen else []
-        parts = [leaf.recipe.as_dict(), *(leaf.weights.fingerprint(i) for i in indices)]
+        recipe = leaf.recipe.without_refits()
+        indices: list[int | None] = [*recipe.models]
+        indices += [None] if recipe.frozen else []
+        parts = [recipe.as_dict(), *(leaf.weights.fingerprint(i) for i in indices)]
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 

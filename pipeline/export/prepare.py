@@ -99,8 +99,8 @@ def prepare(root: Node, folds: Sequence[int] | None) -> Prepared:
         recipe = leaf.recipe
         if folds is not None:
             # As in predict.py, chosen folds predict without refits.
-            recipe = dataclasses.replace(recipe, num_refits=0, refit_share=0.0)
-        kept = [index for index in leaf.recipe.models if folds is None or index in folds]
+            recipe = recipe.without_refits()
+        kept = [index for index in recipe.models if folds is None or index in folds]
         if not kept and key in used:
             raise UserError(
                 f"--folds {','.join(map(str, folds or ()))}: {leaf.name} has {leaf.num_models}"

@@ -12,7 +12,6 @@ import safetensors.torch
 import torch
 
 from foldblend.errors import UserError, in_a_line
-from foldblend.runs.refit import model_name
 from pipeline.export.file import DAMAGED, Archive
 from pipeline.predict.tree import Leaf
 from pipeline.predict.weights import State
@@ -86,7 +85,9 @@ class Packed:
         backbone: list[int | None] = [None] if leaf.recipe.frozen else []
         found = []
         for index in [*backbone, *models]:
-            name = "backbone" if index is None else model_name(index, leaf.recipe.num_models)
+            name = "backbone" if index is None else f"fold_{index}"
+            if index is not None and index in leaf.recipe.refits:
+                name = f"refit_{leaf.recipe.refits.index(index)}"
             entry = f"weights/{number}/{name}.safetensors"
             one, content = self._pack(entry, leaf.weights.read(index))
             found.append(one)

@@ -81,7 +81,9 @@ def plan_labels(
     parts = frozenset(name for _, name in own_parts(config))
     trust = Trust(parts, config.output.trust_parts, flag=None)
     source = Source.open(run, trust, say)
-    about = [VERSION, run.oof_hash, source.predictor.fingerprint(), manifest.unlabelled_hash()]
+    # A refit gives no labels, so one that came later changes nothing.
+    models = source.predictor.fingerprint(refits=False)
+    about = [VERSION, run.oof_hash, models, manifest.unlabelled_hash()]
     return Labels(
         is_teacher=labels.teacher is not None,
         source=run.path.resolve(),

@@ -106,15 +106,16 @@ class Predictor:
         """Coverages out of fold in an exported file, by wanted coverage and whether by class."""
         return self.extras.get("coverages", {})
 
-    def fingerprint(self) -> str:
-        """Return a hash of the weights and of how they are combined."""
+    def fingerprint(self, *, refits: bool = True) -> str:
+        """Return a hash of the weights and of how they are combined, with or without refits."""
         leaves = self.leaves
         parts: list[Any] = [repr(_shape(self.root))]
         for key in sorted(leaves):
             leaf = leaves[key]
-            indices: list[int | None] = [*leaf.recipe.models]
-            indices += [None] if leaf.recipe.frozen else []
-            parts += [key, leaf.recipe.as_dict(), *(leaf.weights.fingerprint(i) for i in indices)]
+            recipe = leaf.recipe if refits else leaf.recipe.without_refits()
+            indices: list[int | None] = [*recipe.models]
+            indices += [None] if recipe.frozen else []
+            parts += [key, recipe.as_dict(), *(leaf.weights.fingerprint(i) for i in indices)]
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 

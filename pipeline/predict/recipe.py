@@ -97,6 +97,17 @@ class Recipe:
         """Numbers of the models that are needed to predict; refits may replace the others."""
         return (*(() if self.refit_share == 1 else range(self.num_models)), *self.refits)
 
+    def without_refits(self) -> Recipe:
+        """Return the recipe of the models of the folds alone."""
+        num = self.num_models
+        return dataclasses.replace(
+            self,
+            padded=self.padded[:num],
+            on_torch=tuple(index for index in self.on_torch if index < num),
+            num_refits=0,
+            refit_share=0.0,
+        )
+
     @property
     def look(self) -> Look:
         """Return the settings that make the stored pixels."""

@@ -62,12 +62,10 @@ def data(tmp_path_factory):
     return root
 
 
-def student(data, output, name, **settings):
+def student(data, output, name, say=lambda _: None, **settings):
     """Make a run; who gives labels is in the settings."""
     given = {"csv": str(data / "set.csv"), "test": str(data / "test.csv"), "group_col": "group"}
-    return cross_validate(
-        SETTINGS | given | settings, output=str(output), name=name, say=lambda _: None
-    )
+    return cross_validate(SETTINGS | given | settings, output=str(output), name=name, say=say)
 
 
 @pytest.fixture(scope="module")
@@ -378,6 +376,9 @@ def test_a_refit_of_the_teacher_never_labels(data, runs):
     before = student(data, runs, "before", **given)
     student(data, runs, "head", folds=FOLDS, finetune="head", tta="hflip", refit="full")
     assert Run(runs / "head").info["refit"]["share"] > 0
+    said: list[str] = []
+    student(data, runs, "before", say=said.append, **given)
+    assert any("nothing was trained" in line for line in said)
     after = student(data, runs, "after", **given)
     for fold in range(FOLDS):
         assert kept_table(after, fold).equals(kept_table(before, fold))

@@ -151,6 +151,17 @@ def test_chosen_folds_predict_without_the_refit(outputs, tiny_layout):
     np.testing.assert_array_equal(found[columns], other[columns])
 
 
+@pytest.mark.parametrize("name", ["full", "only"])
+def test_exported_folds_have_no_refit(outputs, tiny_layout, tmp_path, name):
+    file = fb.export_model(Run(outputs / name), tmp_path / "a.zip", folds="1", say=silent)
+    assert not [one for one in zipfile.ZipFile(file).namelist() if "refit" in one]
+    images = str(tiny_layout / "eval" / "images")
+    found = fb.predict(file, images, say=silent)
+    other = fb.predict(outputs / "plain", images, folds="1", say=silent)
+    columns = [one for one in found if one.startswith("proba_")]
+    np.testing.assert_allclose(found[columns], other[columns], rtol=1e-6)
+
+
 def test_the_same_command_trains_nothing_again_and_keeps_the_refit(outputs, settings):
     run = Run(outputs / "two")
     before = {file: file.stat().st_mtime_ns for file in run.path.rglob("best.safetensors")}
