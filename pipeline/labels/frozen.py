@@ -19,21 +19,23 @@ from pipeline.predict.stream import Stream
 from pipeline.predict.tree import Seen
 from tta.views.names import is_device_view
 
-__all__ = ["has_cached_features", "seen_by_features"]
+__all__ = ["cached_leaves", "seen_by_features"]
 
 
-def has_cached_features(stream: Stream, run: Prepared) -> bool:
-    """Return whether features of all leaves of a stream may be in the cache of decoded images.
+def cached_leaves(stream: Stream, run: Prepared) -> list[str]:
+    """Return the keys of the leaves of a stream whose features may be in the cache.
 
     Crops need boxes of their own, and random views are not kept.
     """
     if run.config.machine.cache in MEMORY_ONLY:
-        return False
-    recipes = [leaf.recipe for leaf in stream.leaves.values()]
-    views = [view for views in stream.views.values() for view in views]
-    return all(one.frozen and one.look.crop == "whole" for one in recipes) and all(
-        map(is_device_view, views)
-    )
+        return []
+    return [
+        key
+        for key, leaf in stream.leaves.items()
+        if leaf.recipe.frozen
+        and leaf.recipe.look.crop == "whole"
+        and all(map(is_device_view, stream.views[key]))
+    ]
 
 
 def _engine_of(recipe: Recipe) -> str:
@@ -93,9 +95,13 @@ class _LeafFeatures:
 
 
 def seen_by_features(
-    stream: Stream, run: Prepared, table: pd.DataFrame, models: Sequence[int]
+    stream: Stream,
+    keys: Sequence[str],
+    run: Prepared,
+    table: pd.DataFrame,
+    models: Sequence[int],
 ) -> Seen:
-    """Return the logits of the leaves' heads for all images of a table, as `Stream.seen` does.
+    """Return the logits of leaves' heads for all images of a table, as `Stream.seen` does.
 
     Features that are not in the cache are computed and join it, so that no image passes through a
     backbone twice.
@@ -103,7 +109,9 @@ def seen_by_features(
     Parameters
     ----------
     stream
-        A stream for which `has_cached_features` holds.
+        The models.
+    keys
+        The leaves, which are among `cached_leaves`.
     run
         The run that learns, for its settings of the cache.
     table
@@ -112,7 +120,8 @@ def seen_by_features(
         Numbers of the models.
     """
     seen: dict[tuple[str, int], dict[str, np.ndarray]] = {}
-    for key, net in stream.nets.items():
+    for key in keys:
+        net = stream.nets[key]
         features = _LeafFeatures(stream, key, run)
         for view in stream.views[key]:
             found_ND = features.of(table, view)

@@ -15,7 +15,7 @@ from foldblend.progress import Task
 from foldblend.runs.run import Run
 from pipeline.config.trust import Trust, own_parts
 from pipeline.job import FoldJob, Prepared
-from pipeline.labels.frozen import has_cached_features, seen_by_features
+from pipeline.labels.frozen import cached_leaves, seen_by_features
 from pipeline.labels.given import Labels
 from pipeline.labels.kept import TRAIN, UNLABELLED, Kept, keep, kept
 from pipeline.labels.pseudo import Judged, calibrated, judged
@@ -80,8 +80,10 @@ def _logits(
         also=[*nodes.values()],
         say=say,
     )
-    if has_cached_features(stream, run):
-        known = seen_by_features(stream, run, table, [*nodes])
+    cached = cached_leaves(stream, run)
+    known = seen_by_features(stream, cached, run, table, [*nodes])
+    stream.leave_out(cached)
+    if not stream.leaves:
         return {index: node.logits(known, index)[rows_of[index]] for index, node in nodes.items()}
     found: dict[int, list[np.ndarray]] = {index: [] for index in nodes}
     names = ", ".join(map(str, nodes))
@@ -89,7 +91,13 @@ def _logits(
         for block in stream.blocks(inputs):
             if block.bad:
                 raise next(iter(block.bad.values()))
-            seen = stream.seen(block, [inputs.ids[row] for row in block.good])
+            seen = {
+                **stream.seen(block, [inputs.ids[row] for row in block.good]),
+                **{
+                    place: {view: logits_NC[block.good] for view, logits_NC in views.items()}
+                    for place, views in known.items()
+                },
+            }
             for index, node in nodes.items():
                 found[index].append(node.logits(seen, index))
             task.add(len(block.good))

@@ -235,6 +235,12 @@ class Stream:
                     f" {num} models, numbered from 0; pass smaller numbers"
                 )
 
+    def leave_out(self, keys: Sequence[str]) -> None:
+        """Let `seen` leave out these leaves, whose logits the caller has already."""
+        for key in keys:
+            del self.leaves[key]
+            del self.nets[key]
+
     def watch(self, key: str | None) -> None:
         """Return the features of the first model of a leaf with each block, None for none."""
         self.watched = key

@@ -473,3 +473,13 @@ def test_pseudo_labels_of_the_test_set_are_read_from_its_tables(data, runs, monk
     # Files behind a link are left as they are.
     keep(anew.path, 0, kept_table(anew, 0)[["image_id", "part"]], np.zeros((12, 3)), {})
     assert before == {file.name: file.read_bytes() for file in (runs / "elsewhere").iterdir()}
+
+
+def test_labels_of_a_mixed_blend_are_equal_with_and_without_a_cache(data, runs, tmp_path):
+    """Of its members one is frozen, whose features are cached, and one is trained."""
+    source = str(source_of(runs, "blend"))
+    how = {"teacher": source, "unlabelled": "test", **HEAD}
+    without = student(data, tmp_path, "without", cache="off", **how)
+    made = student(data, tmp_path, "made", cache_dir=str(tmp_path / "cache"), **how)
+    for fold in range(FOLDS):
+        assert kept_table(made, fold).equals(kept_table(without, fold))
