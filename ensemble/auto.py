@@ -18,7 +18,7 @@ from ensemble.crossfit import CrossFitted, Split, cross_fit, cross_fit_offsets, 
 from ensemble.methods.base import Evidence, Fitted, Method
 from ensemble.methods.mixture import MIXTURE, Mixture, decided
 from ensemble.methods.vote import soft_vote
-from foldblend.image_columns import Columns
+from foldblend.image_columns import ImageColumns
 from foldblend.progress import track
 from foldblend.scores.averaged import over_repeats
 from foldblend.scores.metrics import KAPPA, log_softmax, softmax
@@ -109,7 +109,7 @@ def apply(
     fitted: Fitted,
     offsets_C: np.ndarray,
     logits: Iterable[np.ndarray],
-    columns: Columns | None = None,
+    columns: ImageColumns | None = None,
 ) -> np.ndarray:
     """Return the logits N x C float64 of a fitted method with its decision rule."""
     return decided(fitted(logits, columns), offsets_C)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ensemble.align import Aligned
 from foldblend.errors import UserError, counted, did_you_mean, listed
-from foldblend.image_columns import Columns, is_empty
+from foldblend.image_columns import ImageColumns, is_empty
 from foldblend.runs.image_columns import TEST, TRAIN, RunColumns, read_columns
 from foldblend.runs.run import Run
 
@@ -25,9 +25,9 @@ AGAIN = "run the same run_cv.py command again, which adds them without training"
 class BlendColumns:
     """Columns of the out-of-fold rows and of the test images of a blend."""
 
-    rows: Columns
+    rows: ImageColumns
     """Of the out-of-fold rows, in their order."""
-    test: Columns | None
+    test: ImageColumns | None
     """Of the test images; None without a test set."""
     notes: tuple[str, ...] = ()
 
@@ -117,7 +117,7 @@ def read_for(aligned: Aligned, names: Sequence[str]) -> BlendColumns:
                 " is"
             )
     if aligned.test_ids is None:
-        return BlendColumns(Columns(rows), None, tuple(notes))
+        return BlendColumns(ImageColumns(rows), None, tuple(notes))
     test = {name: _check_equal(name, TEST, aligned.test_ids, members[name]) for name in names}
     for name, values_N in test.items():
         if is_empty(values_N).all():
@@ -125,7 +125,7 @@ def read_for(aligned: Aligned, names: Sequence[str]) -> BlendColumns:
                 f"--meta-cols {name}: no image of the test set has a value in this column; add it"
                 f" to the table of test images and {AGAIN}"
             )
-    return BlendColumns(Columns(rows), Columns(test), tuple(notes))
+    return BlendColumns(ImageColumns(rows), ImageColumns(test), tuple(notes))
 
 
 def determined_by(values_N: np.ndarray, label_N: np.ndarray, group_N: np.ndarray) -> bool:

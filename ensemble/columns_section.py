@@ -11,7 +11,7 @@ from ensemble.auto import Blended, Trial, blend_arrays
 from ensemble.columns import BlendColumns
 from ensemble.methods.base import Evidence
 from ensemble.methods.registry import METHODS, WITHOUT
-from foldblend.image_columns import Columns, is_empty
+from foldblend.image_columns import ImageColumns, is_empty
 from reports.blocks import section, strips_block, table_block, text_block
 from reports.text import num, signed
 
@@ -33,7 +33,7 @@ def _used(trial: Trial) -> str:
     return f"{num_used} of {len(trial.parts)} folds, test set: {final}"
 
 
-def _cells(columns: Columns) -> dict[str, tuple[str, str]]:
+def _cells(columns: ImageColumns) -> dict[str, tuple[str, str]]:
     """Return the kind of each column with its range, and the share of empty cells."""
     found = {}
     for name, kind in columns.kinds.items():

@@ -33,7 +33,7 @@ from ensemble.sections import methods_section
 from ensemble.singles import Singles
 from ensemble.subsets import frontier_rows
 from ensemble.threads import one_thread
-from foldblend.image_columns import Columns
+from foldblend.image_columns import ImageColumns
 from foldblend.runs.folder import with_logits
 from foldblend.scores.metrics import Metric
 from foldblend.scores.rows import Rows
@@ -66,7 +66,7 @@ class Blend:
 
 
 def _tests(
-    aligned: Aligned, fitted: Fitted, offsets_C: np.ndarray, columns: Columns | None = None
+    aligned: Aligned, fitted: Fitted, offsets_C: np.ndarray, columns: ImageColumns | None = None
 ) -> list[pd.DataFrame]:
     """Return the blended test logits of each fold's models.
 

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from ensemble.auto import apply
 from ensemble.methods.base import Fitted
 from ensemble.methods.mixture import Mixture, without_offsets
-from foldblend.image_columns import Columns
+from foldblend.image_columns import ImageColumns
 from foldblend.runs.folder import logit_columns, with_logits
 from foldblend.runs.rows import mean_over_folds
 
@@ -56,7 +56,9 @@ class Parameters:
 
     # One thread makes sums the same on any number of cores.
     @threadpool_limits.wrap(limits=1)
-    def apply(self, logits_MNC: Iterable[np.ndarray], columns: Columns | None = None) -> np.ndarray:
+    def apply(
+        self, logits_MNC: Iterable[np.ndarray], columns: ImageColumns | None = None
+    ) -> np.ndarray:
         """Return the blended logits N x C float64 of one model of each member.
 
         Members' logits N x C are read one after the other, as float32, which run folders hold.
@@ -74,7 +76,7 @@ class Parameters:
         self,
         ids: pd.Series,
         folds: Iterable[Iterable[np.ndarray]],
-        columns: Columns | None = None,
+        columns: ImageColumns | None = None,
     ) -> pd.DataFrame:
         """Return the test table of the blend: image_id, and the mean logits over the folds.
 

@@ -31,7 +31,7 @@ from ensemble.parameters import Parameters
 from ensemble.subsets import FewerMembers
 from foldblend.arrays_file import read_arrays
 from foldblend.errors import UserError, in_a_line, listed
-from foldblend.image_columns import Columns
+from foldblend.image_columns import ImageColumns
 from foldblend.reading import parse_json
 
 __all__ = [
@@ -207,7 +207,7 @@ def _check(found: Any, num_members: int, num_classes: int) -> Parameters:
         raise ValueError(wrong)
     if len(found.fitted.shares) != num_members:
         raise ValueError(f"it is of {len(found.fitted.shares)} members, not {num_members}")
-    columns = Columns.empty(found.fitted.needs, 1)
+    columns = ImageColumns.empty(found.fitted.needs, 1)
     tried_NC = found.apply([np.zeros((1, num_classes))] * num_members, columns)
     if tried_NC.shape != (1, num_classes) or not np.isfinite(tried_NC).all():
         raise ValueError("its logits are not finite")

@@ -17,7 +17,7 @@ from ensemble.refit import agrees, refitted
 from foldblend.cli import Say
 from foldblend.errors import UserError, counted, listed
 from foldblend.files import exists, is_file, write_bytes
-from foldblend.image_columns import Columns
+from foldblend.image_columns import ImageColumns
 from foldblend.progress import write
 from foldblend.reading import MOST_YAML, read_bounded
 from foldblend.runs.check import finished_run
@@ -59,7 +59,9 @@ class SavedBlend:
         """The kind of each column of images that is needed, by its name: number or category."""
         return self.parameters.fitted.needs
 
-    def apply(self, logits_MNC: Iterable[np.ndarray], columns: Columns | None = None) -> np.ndarray:
+    def apply(
+        self, logits_MNC: Iterable[np.ndarray], columns: ImageColumns | None = None
+    ) -> np.ndarray:
         """Return the blended logits of one model of each member.
 
         The method was fitted on outputs of single models, so it is applied to single models. The
@@ -86,21 +88,21 @@ class SavedBlend:
         self._check_columns(columns)
         return self.parameters.apply(self._checked(logits_MNC), columns)
 
-    def _check_columns(self, columns: Columns | None) -> None:
+    def _check_columns(self, columns: ImageColumns | None) -> None:
         """Raise UserError unless the columns that are needed are there."""
         kinds = {} if columns is None else columns.kinds
         absent = [name for name, kind in self.needs.items() if kinds.get(name) != kind]
         if absent:
             raise UserError(
                 f"{self.path}: the blend needs the columns {listed(self.needs, most=9)}, and"
-                f" {listed(absent, most=9)} is not given; pass Columns with them"
+                f" {listed(absent, most=9)} is not given; pass ImageColumns with them"
             )
 
     def table(
         self,
         ids: pd.Series,
         folds: Iterable[Iterable[np.ndarray]],
-        columns: Columns | None = None,
+        columns: ImageColumns | None = None,
     ) -> pd.DataFrame:
         """Return the mean over folds of the blended logits, as test.parquet of the blend has it.
 

@@ -14,7 +14,7 @@ from ensemble.methods.base import Evidence, Fitted, Method
 from ensemble.methods.quick_score import quick_score
 from ensemble.methods.vote import soft_vote
 from foldblend.errors import listed
-from foldblend.image_columns import Columns
+from foldblend.image_columns import ImageColumns
 from foldblend.scores.metrics import softmax
 from foldblend.scores.score import score_interval
 
@@ -32,7 +32,7 @@ class FewerMembers:
     num_members: int
 
     def __call__(
-        self, logits_MNC: Iterable[np.ndarray], columns: Columns | None = None
+        self, logits_MNC: Iterable[np.ndarray], columns: ImageColumns | None = None
     ) -> np.ndarray:
         """Return logits N x C float64, from those of all members; the unused ones are skipped."""
         used = (one for place, one in enumerate(logits_MNC) if place in self.members)

@@ -7,9 +7,8 @@ differ in every row, is not kept.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ __all__ = [
     "CATEGORY",
     "KINDS",
     "NUMBER",
-    "Columns",
+    "ImageColumns",
     "as_kind",
     "is_empty",
     "kept_columns",
@@ -50,12 +49,13 @@ DATE = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class ImageColumns:
     """Columns of N images: numbers with NaN for an empty cell, and words with "" for one.
 
     Examples
     --------
-    >>> columns = Columns({"age": np.array([40.0, np.nan]), "site": np.array(["a", ""], object)})
+    >>> site_N = np.array(["a", ""], object)
+    >>> columns = ImageColumns({"age": np.array([40.0, np.nan]), "site": site_N})
     >>> len(columns), columns.kinds, columns.take(np.array([1])).values["site"].tolist()
     (2, {'age': 'number', 'site': 'category'}, [''])
     """
@@ -71,12 +71,12 @@ class Columns:
         """The kind of each column: number or category."""
         return {name: kind_of(one) for name, one in self.values.items()}
 
-    def take(self, rows: np.ndarray | slice | Sequence[int]) -> Columns:
+    def take(self, rows: np.ndarray | slice | Sequence[int]) -> ImageColumns:
         """Return a selection of the rows, by row numbers or a boolean mask."""
-        return Columns({name: one[rows] for name, one in self.values.items()})
+        return ImageColumns({name: one[rows] for name, one in self.values.items()})
 
     @classmethod
-    def empty(cls, kinds: Mapping[str, str], num: int) -> Columns:
+    def empty(cls, kinds: Mapping[str, str], num: int) -> ImageColumns:
         """Return columns of these kinds in which all cells are empty."""
         return cls(
             {
@@ -87,12 +87,12 @@ class Columns:
 
 
 def kind_of(values_N: np.ndarray) -> str:
-    """Return the kind of a column of `Columns`."""
+    """Return the kind of a column of `ImageColumns`."""
     return NUMBER if values_N.dtype.kind == "f" else CATEGORY
 
 
 def is_empty(values_N: np.ndarray) -> np.ndarray:
-    """Return which cells of a column of `Columns` are empty."""
+    """Return which cells of a column of `ImageColumns` are empty."""
     if values_N.dtype.kind == "f":
         return np.isnan(values_N)
     return np.array([not one for one in values_N], bool)
@@ -170,22 +170,22 @@ def _kept(cells: Sequence[str]) -> np.ndarray | None:
     return np.array(words, object)
 
 
-def kept_columns(cells: Mapping[str, Sequence[Any]]) -> Columns:
+def kept_columns(cells: Iterable[tuple[str, Sequence[str]]]) -> ImageColumns:
     """Return the columns that a model could use, by their tidy names, at most 200 of them.
 
     Parameters
     ----------
     cells
-        Texts of each column, one per image.
+        Name and texts of each column, one text per image; not all may be read.
 
     Examples
     --------
     >>> cells = {"age": ["40", ""], "site": ["a", "a"], "seen": ["2020-01-31", "2020-02-01"]}
-    >>> kept_columns(cells).kinds
+    >>> kept_columns(cells.items()).kinds
     {'age': 'number', 'site': 'category'}
     """
     found: dict[str, np.ndarray] = {}
-    for name, texts in cells.items():
+    for name, texts in cells:
         if len(found) == MOST_COLUMNS:
             break
         # A comma separates names in --meta-cols.
@@ -193,7 +193,7 @@ def kept_columns(cells: Mapping[str, Sequence[Any]]) -> Columns:
         values_N = None if not known or "," in known or known in found else _kept(texts)
         if values_N is not None:
             found[known] = values_N
-    return Columns(found)
+    return ImageColumns(found)
 
 
 def as_kind(cells: Sequence[str], kind: str, *, where: str) -> np.ndarray:

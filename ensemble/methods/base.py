@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from foldblend.image_columns import Columns
+from foldblend.image_columns import ImageColumns
 from foldblend.scores.by_group import TINY, by_group
 from foldblend.scores.metrics import Metric, as_metric, softmax
 from foldblend.scores.rows import Rows
@@ -27,7 +27,7 @@ class Evidence:
     rows: Rows
     metric: str | Metric = "f1_macro"
     """The metric to optimise, or its name, a key of foldblend.scores.metrics.METRICS."""
-    columns: Columns | None = None
+    columns: ImageColumns | None = None
     """Columns of the rows' images, for methods that learn from them; None without --meta-cols."""
 
     @property
@@ -92,7 +92,7 @@ class Fitted(Protocol):
     """
 
     def __call__(
-        self, logits_MNC: Iterable[np.ndarray], columns: Columns | None = None
+        self, logits_MNC: Iterable[np.ndarray], columns: ImageColumns | None = None
     ) -> np.ndarray:
         """Return blended logits N x C float64, finite.
 

@@ -27,7 +27,7 @@ from ensemble.methods.trees import (
     moved,
     prepared,
 )
-from foldblend.image_columns import Columns
+from foldblend.image_columns import ImageColumns
 
 __all__ = ["ColumnTrees", "fit"]
 
@@ -42,7 +42,7 @@ class ColumnTrees:
     """What each feature of the columns adds to the vote; zeros where that does not help."""
 
     def __call__(
-        self, logits_MNC: Iterable[np.ndarray], columns: Columns | None = None
+        self, logits_MNC: Iterable[np.ndarray], columns: ImageColumns | None = None
     ) -> np.ndarray:
         """Return logits N x C float64 from the logits of each member and the columns."""
         further_ND = self.encoding(columns)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from foldblend.image_columns import CATEGORY, NUMBER, Columns, is_empty
+from foldblend.image_columns import CATEGORY, NUMBER, ImageColumns, is_empty
 
 __all__ = ["CategoryCode", "Encoding", "NumberCode", "encoding_of"]
 
@@ -73,6 +73,7 @@ class CategoryCode:
 
     name: str
     words: tuple[str, ...]
+    """In small letters, as spreadsheets write TRUE for True."""
     shares: tuple[float, ...]
     """Share of each word in the cells that are not empty."""
     empty: float
@@ -90,7 +91,7 @@ class CategoryCode:
     def __call__(self, values_N: np.ndarray) -> np.ndarray:
         """Return the features N x (words + 1), whose means over the fitted rows are 0."""
         code_of = {word: code for code, word in enumerate(self.words)}
-        code_N = np.array([code_of.get(one, -1) for one in values_N], np.int64)
+        code_N = np.array([code_of.get(one, -1) for one in _folded(values_N)], np.int64)
         found_ND = np.zeros((len(values_N), self.width))
         known_N = code_N >= 0
         found_ND[known_N, :-1] = -np.asarray(self.shares)
@@ -124,7 +125,7 @@ class Encoding:
         """Number of features."""
         return sum(code.width for code in self.codes)
 
-    def __call__(self, columns: Columns | None) -> np.ndarray:
+    def __call__(self, columns: ImageColumns | None) -> np.ndarray:
         """Return the features N x D float64 of some rows, each from its own cells only."""
         assert columns is not None, "the caller has checked that the columns are there"
         return np.hstack([one(columns.values[one.name]) for one in self.codes])
@@ -152,14 +153,19 @@ def _number(name: str, values_N: np.ndarray) -> NumberCode:
     )
 
 
+def _folded(words_N: np.ndarray) -> list[str]:
+    """Return words without their letter case."""
+    return [word.casefold() for word in words_N]
+
+
 def _category(name: str, values_N: np.ndarray) -> CategoryCode:
     empty_N = is_empty(values_N)
-    words, counts = np.unique(values_N[~empty_N].astype(str), return_counts=True)
+    words, counts = np.unique(np.array(_folded(values_N[~empty_N]), str), return_counts=True)
     shares = counts / max(counts.sum(), 1)
     return CategoryCode(name, tuple(words.tolist()), tuple(shares.tolist()), float(empty_N.mean()))
 
 
-def encoding_of(columns: Columns, names: Sequence[str] | None = None) -> Encoding:
+def encoding_of(columns: ImageColumns, names: Sequence[str] | None = None) -> Encoding:
     """Return the encoding of columns, fitted on these rows; by default of all columns."""
     known = sorted(columns.values if names is None else names)
     return Encoding(

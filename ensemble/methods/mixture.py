@@ -10,7 +10,7 @@ import numpy as np
 
 from ensemble.methods.base import Fitted
 from ensemble.methods.vote import soft_vote
-from foldblend.image_columns import Columns
+from foldblend.image_columns import ImageColumns
 from foldblend.scores.metrics import log_softmax
 
 __all__ = ["MIXTURE", "Mixture", "decided", "without_offsets"]
@@ -41,7 +41,7 @@ class Mixture:
     """Offsets per class of each method, zeros where it has none."""
 
     def __call__(
-        self, logits_MNC: Iterable[np.ndarray], columns: Columns | None = None
+        self, logits_MNC: Iterable[np.ndarray], columns: ImageColumns | None = None
     ) -> np.ndarray:
         """Return logits N x C float64 from the logits N x C of each member."""
         # Every method reads all members.

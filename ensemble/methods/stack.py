@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ensemble.methods.base import Evidence
-from foldblend.image_columns import Columns
+from foldblend.image_columns import ImageColumns
 from foldblend.scores.held_out import group_parts
 from foldblend.scores.metrics import log_softmax
 from foldblend.scores.score import gain_of_sums
@@ -97,7 +97,7 @@ class Stack:
     """
 
     def __call__(
-        self, logits_MNC: Iterable[np.ndarray], columns: Columns | None = None
+        self, logits_MNC: Iterable[np.ndarray], columns: ImageColumns | None = None
     ) -> np.ndarray:
         """Return logits N x C float64 from the logits N x C of each member."""
         return self.moved(logits_MNC, self.bias_E)

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from ensemble.methods.base import Evidence
 from ensemble.methods.forest import Forest, forest_of
 from ensemble.methods.stack import log_probabilities, re_expanded, row_loss, vote_at, within
-from foldblend.image_columns import Columns
+from foldblend.image_columns import ImageColumns
 from foldblend.scores.held_out import group_parts
 from foldblend.scores.metrics import log_softmax
 from foldblend.scores.rows import Rows
@@ -109,7 +109,7 @@ class Trees:
     """Trees on classes 0..E-1, or None for no trees."""
 
     def __call__(
-        self, logits_MNC: Iterable[np.ndarray], columns: Columns | None = None
+        self, logits_MNC: Iterable[np.ndarray], columns: ImageColumns | None = None
     ) -> np.ndarray:
         """Return logits N x C float64 from the logits N x C of each member."""
         return self.answer(logits_MNC)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from foldblend.image_columns import Columns
+from foldblend.image_columns import ImageColumns
 from foldblend.scores.metrics import log_softmax, softmax
 
 __all__ = ["POOLS", "RankVote", "Vote", "hard_vote", "log_vote", "soft_vote"]
@@ -92,7 +92,7 @@ class Vote:
     temperatures: tuple[float, ...]
 
     def __call__(
-        self, logits_MNC: Iterable[np.ndarray], columns: Columns | None = None
+        self, logits_MNC: Iterable[np.ndarray], columns: ImageColumns | None = None
     ) -> np.ndarray:
         """Return logits N x C float64 from the logits N x C of each member."""
         pairs = zip(logits_MNC, self.temperatures, strict=True)
@@ -135,7 +135,7 @@ class RankVote:
     """Divides the log of the mean ranks, so that they become probabilities."""
 
     def __call__(
-        self, logits_MNC: Iterable[np.ndarray], columns: Columns | None = None
+        self, logits_MNC: Iterable[np.ndarray], columns: ImageColumns | None = None
     ) -> np.ndarray:
         """Return the log of the mean rank, divided by the temperature, N x C float64."""
         level_Q = np.linspace(0, 1, self.quantiles_MQC.shape[1])

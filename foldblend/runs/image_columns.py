@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from foldblend.image_columns import CATEGORY, NUMBER, Columns, is_empty
+from foldblend.image_columns import CATEGORY, NUMBER, ImageColumns, is_empty
 from foldblend.runs.folder import COLUMNS
 from foldblend.runs.run import Run
 
@@ -21,7 +21,7 @@ TRAIN = "train"
 TEST = "test"
 
 
-def columns_table(part: str, ids: np.ndarray, columns: Columns) -> pd.DataFrame:
+def columns_table(part: str, ids: np.ndarray, columns: ImageColumns) -> pd.DataFrame:
     """Return the rows of columns.parquet of one part: train or test."""
     table = pd.DataFrame({"part": np.full(len(ids), part, object), "image_id": ids})
     for name, kind in columns.kinds.items():
@@ -39,14 +39,14 @@ class RunColumns:
 
     ids: dict[str, pd.Index]
     """Names of the images of each part."""
-    columns: dict[str, Columns]
+    columns: dict[str, ImageColumns]
 
-    def of(self, part: str, ids: pd.Series, names: tuple[str, ...]) -> Columns:
+    def of(self, part: str, ids: pd.Series, names: tuple[str, ...]) -> ImageColumns:
         """Return columns of these images of a part, in their order; unknown images have none."""
         known = self.columns[part]
         kinds = {name: known.kinds[name] for name in names}
         place_N = self.ids[part].get_indexer(pd.Index(ids))
-        found = Columns.empty(kinds, len(ids))
+        found = ImageColumns.empty(kinds, len(ids))
         at = place_N >= 0
         for name in names:
             found.values[name][at] = known.values[name][place_N[at]]
@@ -79,5 +79,5 @@ def read_columns(run: Run) -> RunColumns | None:
     for part in (TRAIN, TEST):
         rows = np.flatnonzero(parts == part)
         ids[part] = pd.Index(table["image_id"].to_numpy(object)[rows])
-        columns[part] = Columns(values).take(rows)
+        columns[part] = ImageColumns(values).take(rows)
     return RunColumns(ids, columns)

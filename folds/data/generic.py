@@ -230,7 +230,7 @@ def read_labelled_table(
         },
         extra={name: [values[row] for row in rows] for name, values in boxes.items()},
         columns={
-            name: cells[name].tolist()
+            name: cells[name].to_numpy()
             for name in map(str, cells)
             if name not in roles and name not in table.images
         },

@@ -7,10 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from foldblend.attributes import Attribute
 from foldblend.runs.submission import SubmissionForm
 
-__all__ = ["ImageTable"]
+__all__ = ["Cells", "ImageTable"]
+
+Cells = Sequence[Any] | np.ndarray
+"""Cells of a column, one per image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +76,10 @@ class ImageTable:
     """Further columns of the labelled images, such as `box` (see foldblend.images)."""
     test_extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Further columns of the test images, such as `label` (see Manifest)."""
-    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    columns: Mapping[str, Cells] = field(default_factory=dict)
     """Columns that a blend may learn from (--meta-cols), such as age: texts, numbers or None.
 
     None of them may contain the class, or imply it.
     """
-    test_columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    test_columns: Mapping[str, Cells] = field(default_factory=dict)
     """The same columns of the test images, as far as they are known."""

@@ -15,6 +15,7 @@ from foldblend.tables import Categories
 from foldblend.words import tidy
 from folds.config import DataConfig
 from folds.data.groups import NO_GROUPS, groups_by_regex, groups_from_parent, largest_groups
+from folds.data.image_table import Cells
 from folds.data.single_label import check_classes
 from folds.data.words import (
     check_spellings,
@@ -66,7 +67,7 @@ class Labelled:
     """Declared values of the labels ("") and of attributes (by their name)."""
     extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Further columns of the manifest, such as `box`."""
-    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    columns: Mapping[str, Cells] = field(default_factory=dict)
     """Texts of the other columns of the table, which blends may learn from."""
     id_column: str = "image"
     label_column: str = "label"

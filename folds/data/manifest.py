@@ -22,7 +22,7 @@ from foldblend.levels import AS_BEFORE, Levels
 from foldblend.runs.folder import ids_hash
 from foldblend.runs.submission import SubmissionForm
 from folds.data.image_table import ImageTable
-from folds.data.kept_columns import table_of_columns
+from folds.data.kept_columns import names_in, table_of_columns
 
 __all__ = ["ImageTable", "Manifest", "build_manifest", "check_files", "extra_columns", "slug"]
 
@@ -328,6 +328,10 @@ def _checked(found: ImageTable) -> Manifest:
             assert test_table["label"].between(-1, len(found.classes) - 1).all()
         _check_ids(test_table, f"{source} (test set)")
         check_files(test_table, f"{source} (test set)")
+    columns = table_of_columns(found)
+    kept = (
+        [] if columns is None else [f"columns kept for blends (--meta-cols): {names_in(columns)}"]
+    )
     return Manifest(
         name=found.name,
         root=found.root,
@@ -344,6 +348,6 @@ def _checked(found: ImageTable) -> Manifest:
         ordered=found.ordered,
         submission=found.submission,
         notes=tuple(found.notes),
-        found=tuple(found.found),
-        columns=table_of_columns(found),
+        found=(*found.found[:1], *kept, *found.found[1:]),
+        columns=columns,
     )

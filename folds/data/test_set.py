@@ -24,6 +24,7 @@ from folds.data.generic import (
     images_of,
     read_user_table,
 )
+from folds.data.image_table import Cells
 from folds.data.labelled import class_codes, spelt
 
 __all__ = ["TestSet", "Training", "metadata_in", "read_test_set", "test_of_tree"]
@@ -45,7 +46,7 @@ class TestSet:
     id_column: str = "image"
     extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Further columns: `label` (class or -1), `group` and `box`."""
-    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    columns: Mapping[str, Cells] = field(default_factory=dict)
     """Texts of the columns of the table."""
     notes: Sequence[str] = ()
     found: Sequence[str] = ()
@@ -148,7 +149,7 @@ def _of_table(file: Path, config: DataConfig, training: Training) -> TestSet:
         path=images.paths,
         id_column=column,
         extra=extra,
-        columns={name: table.cells[name].tolist() for name in map(str, table.cells)},
+        columns={name: table.cells[name].to_numpy() for name in map(str, table.cells)},
         notes=notes,
         found=found,
     )

@@ -17,7 +17,7 @@ import PIL.Image
 
 from foldblend.errors import UserError, listed
 from foldblend.files import home
-from foldblend.image_columns import Columns, as_kind
+from foldblend.image_columns import ImageColumns, as_kind
 from foldblend.images import Box
 from foldblend.limits import MAX_PIXELS
 from foldblend.tables import is_table
@@ -47,7 +47,7 @@ class Inputs:
     """Sentences on what was recognised, for the log."""
     max_pixels: int = MAX_PIXELS
     """Most pixels of an image."""
-    columns: Columns | None = None
+    columns: ImageColumns | None = None
     """Columns that a blend needs beside the images; None if it needs none."""
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ def _groups_of_paths(
     return None
 
 
-def _columns(place: str, config: DataConfig, needs: Mapping[str, str]) -> Columns | None:
+def _columns(place: str, config: DataConfig, needs: Mapping[str, str]) -> ImageColumns | None:
     """Return the columns of a table that a blend needs; raise UserError if it lacks one."""
     if not needs:
         return None
@@ -133,7 +133,7 @@ def _columns(place: str, config: DataConfig, needs: Mapping[str, str]) -> Column
             f"{file}: the blend needs the columns {names}, and it lacks {listed(absent, most=9)}"
             f"; it has {listed(known, most=9)}"
         )
-    return Columns(
+    return ImageColumns(
         {
             name: as_kind(table.cells[known[name]].tolist(), kind, where=f"{file}: column {name!r}")
             for name, kind in needs.items()
@@ -215,13 +215,15 @@ def _joined(parts: Sequence[Inputs]) -> Inputs:
     )
 
 
-def _joined_columns(parts: Sequence[Columns | None]) -> Columns | None:
+def _joined_columns(parts: Sequence[ImageColumns | None]) -> ImageColumns | None:
     """Return the columns of several tables, which all have them if one needs them."""
     known = [part for part in parts if part is not None]
     if not known:
         return None
     names = known[0].values
-    return Columns({name: np.concatenate([part.values[name] for part in known]) for name in names})
+    return ImageColumns(
+        {name: np.concatenate([part.values[name] for part in known]) for name in names}
+    )
 
 
 def _in_memory(images: Sequence[Any], config: DataConfig) -> Inputs:

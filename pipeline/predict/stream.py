@@ -21,7 +21,7 @@ import torch
 
 from foldblend.cli import Say
 from foldblend.errors import BadImage, UserError
-from foldblend.image_columns import Columns
+from foldblend.image_columns import ImageColumns
 from foldblend.images import Box
 from pipeline.data.crop import box_finder
 from pipeline.data.preprocess import Preprocess
@@ -278,7 +278,7 @@ class Stream:
         return seen
 
     def predict(
-        self, block: Block, ids: Sequence[str], columns: Columns | None = None
+        self, block: Block, ids: Sequence[str], columns: ImageColumns | None = None
     ) -> Predicted:
         """Return the predictions of the good images of a block.
 

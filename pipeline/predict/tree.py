@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from ensemble.parameters import Parameters
-from foldblend.image_columns import Columns
+from foldblend.image_columns import ImageColumns
 from foldblend.runs.refit import with_refits
 from foldblend.runs.rows import mean_logits
 from pipeline.predict.recipe import Recipe
@@ -40,7 +40,7 @@ class Node(Protocol):
         """Number of models of which it has test logits: one per fold and repeat."""
         ...
 
-    def logits(self, seen: Seen, model: int, columns: Columns | None = None) -> np.ndarray:
+    def logits(self, seen: Seen, model: int, columns: ImageColumns | None = None) -> np.ndarray:
         """Return the logits N x C float32 of one model, as test_fold_k.parquet has them.
 
         Columns of the images must be given where a blend needs any (see `needs_of`).
@@ -89,7 +89,7 @@ class Leaf:
         own = merge(np.stack([found[view] for view in views]))
         return with_refits(own, refits, self.recipe.refit_share)
 
-    def logits(self, seen: Seen, model: int, columns: Columns | None = None) -> np.ndarray:
+    def logits(self, seen: Seen, model: int, columns: ImageColumns | None = None) -> np.ndarray:
         """Return the mean over the run's views."""
         return self.merged(seen, model, self.recipe.views, mean_logit)
 
@@ -109,7 +109,7 @@ class Augmented:
     def num_models(self) -> int:
         return self.leaf.num_models
 
-    def logits(self, seen: Seen, model: int, columns: Columns | None = None) -> np.ndarray:
+    def logits(self, seen: Seen, model: int, columns: ImageColumns | None = None) -> np.ndarray:
         """Return the merged views."""
         views = self.policy.views
         mixed_VNC = self.leaf.merged(seen, model, views, lambda logits_VNC: logits_VNC)
@@ -143,21 +143,23 @@ class Blend:
         """Return whether the decision rule moves the logits, so that they are not plain."""
         return self.parameters.has_offsets
 
-    def logits(self, seen: Seen, model: int, columns: Columns | None = None) -> np.ndarray:
+    def logits(self, seen: Seen, model: int, columns: ImageColumns | None = None) -> np.ndarray:
         """Return the blended logits."""
         return self.applied(self.parameters, seen, model, columns)
 
-    def plain(self, seen: Seen, model: int, columns: Columns | None = None) -> np.ndarray:
+    def plain(self, seen: Seen, model: int, columns: ImageColumns | None = None) -> np.ndarray:
         """Return the blended logits without offsets, from which probabilities are made."""
         return self.applied(self.parameters.plain(), seen, model, columns)
 
     def applied(
-        self, parameters: Parameters, seen: Seen, model: int, columns: Columns | None = None
+        self, parameters: Parameters, seen: Seen, model: int, columns: ImageColumns | None = None
     ) -> np.ndarray:
         """Return the logits of the members as these parameters blend them."""
         return parameters.apply(self._members(seen, model, columns), columns).astype(np.float32)
 
-    def _members(self, seen: Seen, model: int, columns: Columns | None) -> Iterator[np.ndarray]:
+    def _members(
+        self, seen: Seen, model: int, columns: ImageColumns | None
+    ) -> Iterator[np.ndarray]:
         shape = next(iter(next(iter(seen.values())).values())).shape
         for member, used in zip(self.members, self.used, strict=True):
             if not used:

@@ -57,7 +57,10 @@ def write_images(folder: Path) -> None:
         pixels[..., label] += 120
         name = f"image_{index:02d}.{'png' if index % 2 else 'jpg'}"
         Image.fromarray(pixels).save(folder / name)
-        rows.append({"image": name, "label": CLASSES[label], "group": f"g{index // 2:02d}"})
+        group = index // 2
+        age = "" if group == 3 else str(20 + 7 * group % 40)
+        row = {"image": name, "label": CLASSES[label], "group": f"g{group:02d}"}
+        rows.append({**row, "age": age, "site": "ab"[group % 2]})
     table = pd.DataFrame(rows)
     table[:NUM_TRAIN].to_csv(folder / "train.csv", index=False)
     table[NUM_TRAIN:].to_csv(folder / "test.csv", index=False)

@@ -26,6 +26,7 @@ TABLES = {
     "outputs/full/tta/oof_fold_0.parquet": ("full", ("tta", "resume")),
     "outputs/full/tta/test_fold_1.parquet": ("full", ("tta", "resume")),
     "outputs/full/pictures.parquet": ("full", ("report", "predict", "board", "tta")),
+    "outputs/full/columns.parquet": ("full", ("columns", "resume", "tta")),
     "outputs/full/folds.csv": ("full", ("resume", "tta", "audit folds", "blend")),
     "outputs/full/test_labels.csv": ("full", ("report", "board", "blend", "tta")),
     "outputs/full/test_groups.csv": ("full", ("report", "board", "blend", "tta")),

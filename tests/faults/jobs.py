@@ -183,6 +183,16 @@ JOBS: dict[str, Job] = {
         is_many=True,
     ),
     "blend config": _blend("--config", "outputs/both/blend.yaml", runs=("both", "full", "frozen")),
+    "columns of two": _blend(
+        "outputs/full",
+        "outputs/frozen",
+        "--meta-cols",
+        "age,site",
+        "--method",
+        "stack-columns",
+        runs=("full", "frozen"),
+        is_many=True,
+    ),
     "board": Job(
         command="leaderboard",
         argv=(*ALL_RUNS, "--no-page", "--json", "board.json"),

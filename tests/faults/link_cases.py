@@ -75,6 +75,7 @@ RUN_FILES = {
         "test.parquet",
         "test_fold_0.parquet",
         "pictures.parquet",
+        "columns.parquet",
         "predictions.csv",
         "report.json",
         "report.txt",

@@ -97,6 +97,9 @@ def place(tmp_path, tiny_layout, tiny_runs, monkeypatch):
     write_images(tmp_path, ["new/0001.jpg", "new/0002.jpg"], rng)
     table = pd.DataFrame({"image": images, "label": ["naevus", "melanoma"] * 24})
     table["patient"] = [f"p{number // 4:02d}" for number in range(48)]
+    # Columns that a blend may learn from.
+    table["age"] = rng.integers(20, 90, len(table))
+    table["site"] = [("face", "back", "")[number % 3] for number in range(48)]
     table.to_csv("moles.csv", index=False)
     table[["image"]].head(6).to_csv("moles_test.csv", index=False)
     older = [f"older/{number}.png" for number in range(8)]
