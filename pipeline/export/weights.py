@@ -125,7 +125,11 @@ class FileWeights:
 
     def _record(self, index: int | None) -> Mapping[str, Any]:
         record = self.backbone if index is None else self.models[index]
-        assert record is not None
+        if record is None:
+            raise UserError(
+                f"{self.archive.path}: has no models of the folds, which models of all rows"
+                " replace; leave --folds out, or pass the folder of the run"
+            )
         return record
 
     def fingerprint(self, index: int | None) -> str:

@@ -226,6 +226,10 @@ class Stream:
             )
             for key, leaf in self.leaves.items()
         }
+        for key in self.leaves if models is not None else ():
+            for index in self.models[key]:
+                # Where refits replace the models of the folds, a file lacks these.
+                self.leaves[key].weights.fingerprint(index)
         most = max(leaf.num_models for leaf in self.leaves.values())
         for key, chosen in self.models.items():
             if not chosen or any(index >= most for index in models or ()):

@@ -160,6 +160,15 @@ def test_exported_folds_have_no_refit(outputs, tiny_layout, tmp_path, name):
     other = fb.predict(outputs / "plain", images, folds="1", say=silent)
     columns = [one for one in found if one.startswith("proba_")]
     np.testing.assert_allclose(found[columns], other[columns], rtol=1e-6)
+    # The refit is no fold.
+    with pytest.raises(UserError, match=r"--folds 3: .* has 3 models, numbered from 0"):
+        fb.export_model(Run(outputs / name), tmp_path / "b.zip", folds="3", say=silent)
+
+
+def test_a_file_of_refits_alone_has_no_folds_to_choose(outputs, tiny_layout, tmp_path):
+    file = fb.export_model(Run(outputs / "only"), tmp_path / "a.zip", say=silent)
+    with pytest.raises(UserError, match=r"a\.zip: has no models of the folds.*leave --folds out"):
+        fb.predict(file, str(tiny_layout / "eval" / "images"), folds="1", say=silent)
 
 
 def test_the_same_command_trains_nothing_again_and_keeps_the_refit(outputs, settings):
