@@ -40,6 +40,13 @@ def say_plan(run: Prepared, folder: Path, only: Sequence[int], *, resume: bool, 
         f" {manifest.num_classes} classes, {num_test:,} test images; nothing is trained or written"
     )
     say(f"folds: {len(todo)} to train, {len(every) - len(todo)} finished before")
+    if train.num_refits:
+        kinds = {
+            "full": "trained on all rows",
+            "soup": "with the mean weights of the folds' models",
+        }
+        what = counted(train.num_refits, "model")
+        say(f"--refit {train.refit}: after the folds, {what} {kinds[str(train.refit)]}")
     if train.frozen:
         say("--finetune head: the backbone is not trained, so no fold needs the GPU for long")
         return
@@ -54,8 +61,6 @@ def say_plan(run: Prepared, folder: Path, only: Sequence[int], *, resume: bool, 
     )
     if train.soup:
         say(f"--soup: so many steps for each of {train.num_ingredients} seeds")
-    if train.refit in ("full", "soup"):
-        say(f"--refit {train.refit}: then {counted(train.num_refits, 'model')} of all rows")
     memory = count_memory(run, say)
     if memory is None:
         return

@@ -22,6 +22,7 @@ from pipeline.training.checkpoint import CHECKPOINT
 from tta.merge import mean_logit
 
 __all__ = [
+    "SEED_WEIGHTS",
     "finished_fold",
     "finished_folds",
     "fold_key",
@@ -36,6 +37,8 @@ __all__ = [
 
 # Least bytes of a logit in a parquet file, which compresses.
 LOGIT_BYTES = 3
+# Weights of a seed of a soup, which are removed when the soup is there.
+SEED_WEIGHTS = "weights.safetensors"
 
 
 def finished_fold(
@@ -93,9 +96,11 @@ def finished_folds(
     key = fold_key(run, info)
     numbers = range(run.num_models) if among is None else among
     done = {index: finished_fold(folder, index, key, say) for index in numbers}
-    # A process that was killed just after a fold's last file leaves a checkpoint behind.
+    # A process that was killed just after a fold's last file leaves these behind.
     for index in [index for index, fold in done.items() if fold is not None]:
         (folder / f"fold_{index}" / CHECKPOINT).unlink(missing_ok=True)
+        for weights in folder.glob(f"fold_{index}/seed_*/{SEED_WEIGHTS}"):
+            weights.unlink(missing_ok=True)
     return done
 
 

@@ -107,7 +107,8 @@ def train_refits(run: Prepared, folder: Path, info: Mapping[str, Any], say: Say)
     if not todo:
         return
     rows = counted(len(run.manifest.train), "image")
-    say(f"{folder}: --refit {run.config.train.refit}, of all {rows}")
+    kind = run.config.train.refit
+    say(f"{folder}: complete, with its report; --refit {kind} follows, of all {rows}")
     with contextlib.closing(Progress(len(todo))) as progress:
         job = training_job(run, folder, info, key=key, progress=progress, say=say)
         train = KINDS[str(run.config.train.refit), run.config.train.frozen]

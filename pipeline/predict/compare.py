@@ -232,7 +232,9 @@ def watched_of(predictor: Predictor, stream: Stream | None, *, say: Say) -> Watc
     """
     leaf = main_leaf(predictor.root)
     if stream is not None and 0 not in stream.models[leaf.key]:
-        say("without fold 0, images are not compared with the training images")
+        replaced = leaf.recipe.refit_share == 1
+        why = "as the refit replaces the models of folds" if replaced else "without fold 0"
+        say(f"{why}, images are not compared with the training images")
         return None
     if "reference" in predictor.extras:
         reference = Reference.from_arrays(predictor.extras["reference"])

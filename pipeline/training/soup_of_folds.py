@@ -58,8 +58,8 @@ def check_fits(soup: float, one: float, metric: Metric) -> None:
         raise UserError(
             f"--refit soup: the mean weights have a {metric.title} of {soup:.3f} on the training"
             f" images, and the model of fold 0 alone has {one:.3f}, so the models of the folds are"
-            " too far apart for a mean; pass --refit full, or train with a lower --lr (the run is"
-            " complete without the refit)"
+            " too far apart for a mean; pass --refit full or none, or train with a lower --lr (the"
+            " run is complete without the refit)"
         )
 
 

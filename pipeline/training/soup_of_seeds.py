@@ -20,7 +20,13 @@ import torch
 from foldblend.files import remove, write_bytes
 from foldblend.runs.folder import check_there, file_hash, write_json
 from foldblend.scores.metrics import METRICS, softmax
-from pipeline.fold_files import finished_fold, fold_record, model_record, write_fold
+from pipeline.fold_files import (
+    SEED_WEIGHTS,
+    finished_fold,
+    fold_record,
+    model_record,
+    write_fold,
+)
 from pipeline.infer import Model, predict
 from pipeline.job import Prepared, TrainingJob
 from pipeline.memory import Chunks
@@ -34,8 +40,6 @@ from tta.merge import mean_logit
 from tta.views.names import view_of
 
 __all__ = ["run_soup_fold"]
-
-WEIGHTS = "weights.safetensors"
 
 
 def _folder_of(job: TrainingJob, index: int, seed: int) -> Path:
@@ -88,7 +92,7 @@ class SeedTraining(FoldTraining):
         if self.select == "last":
             held_VNC = self._predict(forward, self.held_out, job.run.views[:1])
             self._note(course.rows[-1], held_VNC)
-        file = self.folder / WEIGHTS
+        file = self.folder / SEED_WEIGHTS
         check_there(job.folder)
         write_bytes(file, safetensors.torch.save(state_of(model)))
         name = file.relative_to(job.folder).as_posix()
@@ -125,7 +129,7 @@ class _Soup:
 
     def states(self, seeds: Sequence[int]) -> list[dict[str, torch.Tensor]]:
         """Return the weights of seeds."""
-        files = [_folder_of(self.job, self.index, seed) / WEIGHTS for seed in seeds]
+        files = [_folder_of(self.job, self.index, seed) / SEED_WEIGHTS for seed in seeds]
         return [safetensors.torch.load(file.read_bytes()) for file in files]
 
     def fill(self, seeds: Sequence[int]) -> torch.nn.Module:
@@ -206,8 +210,12 @@ def run_soup_fold(job: TrainingJob, index: int) -> dict[str, Any]:
     if job.spec is not None:
         done["engine"] = forward.engine
     check_there(job.folder)
+    # Reports show the course of the best seed for the fold.
+    best_seed = seeds[int(np.argmax(sign * np.array(score_S)))]
+    log = (_folder_of(job, index, best_seed) / "log.csv").read_bytes()
+    write_bytes(job.folder / run.name_of(index) / "log.csv", log)
     write_json(job.folder / run.name_of(index) / "done.json", done)
     for seed in seeds:
         # Their weights take the most space, and nothing needs them any more.
-        (_folder_of(job, index, seed) / WEIGHTS).unlink(missing_ok=True)
+        (_folder_of(job, index, seed) / SEED_WEIGHTS).unlink(missing_ok=True)
     return done

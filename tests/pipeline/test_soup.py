@@ -104,6 +104,8 @@ def test_a_soup_is_one_model_per_fold_at_the_cost_of_one(run):
         assert len(fold["seed_scores"]) == 3
         # The log loss of the mean weights on the rows that chose them is no higher than any seed's.
         assert fold["soup_score"] <= min(fold["seed_scores"])
+        log = pd.read_csv(run.path / f"fold_{fold['fold']}" / "log.csv")
+        assert len(log) == 2
     text = (run.path / "report.txt").read_text(encoding="utf-8")
     assert "Soups of seeds" in text
 
