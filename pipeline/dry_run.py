@@ -9,6 +9,7 @@ from pathlib import Path
 from foldblend.cli import Say
 from foldblend.errors import counted
 from foldblend.files import exists
+from foldblend.runs.refit import KINDS
 from pipeline.begin import first_record, folds_of, record_before, words_of_training_only
 from pipeline.data.images import bytes_of
 from pipeline.fold_files import finished_fold, fold_key
@@ -41,12 +42,8 @@ def say_plan(run: Prepared, folder: Path, only: Sequence[int], *, resume: bool, 
     )
     say(f"folds: {len(todo)} to train, {len(every) - len(todo)} finished before")
     if train.num_refits:
-        kinds = {
-            "full": "trained on all rows",
-            "soup": "with the mean weights of the folds' models",
-        }
         what = counted(train.num_refits, "model")
-        say(f"--refit {train.refit}: after the folds, {what} {kinds[str(train.refit)]}")
+        say(f"--refit {train.refit}: after the folds, {what} {KINDS[str(train.refit)]}")
     if train.frozen:
         say("--finetune head: the backbone is not trained, so no fold needs the GPU for long")
         return

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 __all__ = [
+    "KINDS",
     "model_name",
     "num_refits",
     "refit_mark",
@@ -19,6 +20,12 @@ __all__ = [
     "refit_share",
     "with_refits",
 ]
+
+KINDS = {
+    "full": "trained on all rows",
+    "soup": "with the mean weights of the folds' models (a soup)",
+}
+"""Kinds of refits in words, for the end of a sentence."""
 
 
 def model_name(index: int, num_models: int) -> str:
@@ -90,12 +97,6 @@ def with_refits(
     return np.asarray(mixed_NC, np.float32)
 
 
-WHAT = {
-    "full": "trained on all rows",
-    "soup": "with the mean weights of the folds' models (a soup)",
-}
-
-
 def refit_note(info: Mapping[str, Any], num_models: int) -> str | None:
     """Return the sentence on whose score stands for the refits of a run; None without any.
 
@@ -109,7 +110,7 @@ def refit_note(info: Mapping[str, Any], num_models: int) -> str | None:
     subject = f"{num} models" if several else "one model"
     rest = "have the rest" if share < 1 else "are not needed for them"
     return (
-        f"{subject} {WHAT[info['refit']['kind']]} {'take' if several else 'takes'} {share:.3g} of"
+        f"{subject} {KINDS[info['refit']['kind']]} {'take' if several else 'takes'} {share:.3g} of"
         f" the test logits and of predictions; the models of the {num_models} folds {rest}, and"
         f" the score is theirs, since {'the refits have' if several else 'the refit has'} none"
     )
