@@ -174,7 +174,7 @@ def test_predictions_equal_the_test_set(made, table, tmp_path):
     for place in (made / "both", file):
         ids, logits_NC = predicted_logits(place, str(table.parent / "test.csv"))
         wanted = test.loc[ids, logit_columns(3)].to_numpy()
-        np.testing.assert_allclose(logits_NC, wanted, rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(logits_NC, wanted)
     frame = pd.read_csv(table.parent / "test.csv")
     frame["image"] = [str(table.parent / one) for one in frame["image"]]
     answers = fb.load(made / "both").predict(frame)
@@ -219,7 +219,7 @@ def test_a_blend_of_blends_passes_columns_down(outputs, table):
     assert upper.has("columns.parquet")
     ids, logits_NC = predicted_logits(upper.path, str(table.parent / "test.csv"))
     test = upper.test.set_index("image_id").loc[ids, logit_columns(3)].to_numpy()
-    np.testing.assert_allclose(logits_NC, test, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(logits_NC, test)
 
 
 def test_columns_pass_through_tta(outputs):
