@@ -109,7 +109,8 @@ def _from_test_tables(
 ) -> dict[int, np.ndarray] | None:
     """Return the logits that a cross-validated run has in its test tables, or None.
 
-    They are there if all images are those of the test set, which the run has predicted.
+    They are there if all images are those of the test set, which the models of the folds have
+    predicted.
     """
     manifest = run.manifest
     columns = ["image_id", "content"]
@@ -125,7 +126,8 @@ def _from_test_tables(
         return None
     found = {}
     for index, one in tables.items():
-        test = source.run.test_fold(index).set_index("image_id")
+        # Not `Run.test_fold`, in which refits have their share: they have learned all rows.
+        test = source.run.table(f"test_fold_{index}").set_index("image_id")
         found[index] = source.run.logits(test.loc[one["image_id"]])
     return found
 

@@ -371,8 +371,14 @@ def test_repeats_have_labels_of_their_own_models(data, tmp_path):
         assert not {*table["image_id"]} & {*held["image_id"]}
 
 
-def test_a_refit_of_the_teacher_never_labels(data, runs):
-    given = {"teacher": str(runs / "head"), "unlabelled": "test", **HEAD}
+@pytest.mark.parametrize("kind", ["teacher", "pseudo"])
+def test_a_refit_of_the_teacher_never_labels(kind, data, runs):
+    """It has learned the rows of every fold; pseudo-labels come from the run's test tables."""
+    source = str(runs / "head")
+    given = {"teacher": {"teacher": source}, "pseudo": {"pseudo_from": source}}[kind]
+    given |= {"unlabelled": "test", **HEAD}
+    if kind == "pseudo":
+        given["pseudo_threshold"] = 0.3
     before = student(data, runs, "before", **given)
     student(data, runs, "head", folds=FOLDS, finetune="head", tta="hflip", refit="full")
     assert Run(runs / "head").info["refit"]["share"] > 0
