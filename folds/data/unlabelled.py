@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from foldblend.cli import Say
 from foldblend.errors import BadImage, UserError, counted, listed
-from foldblend.files import home
+from foldblend.files import exists, home
 from foldblend.image_checks import Checked
 from foldblend.levels import AS_BEFORE
 from folds.config import DataConfig
 from folds.data.assemble import with_groups
 from folds.data.manifest import Manifest, check_files
-from folds.data.test_set import Training, read_test_set
+from folds.data.test_set import PATTERN, Training, read_test_set
 from folds.data.training_only import groups_held_with, look_alikes
 
 __all__ = ["TEST_SET", "with_unlabelled"]
@@ -32,6 +32,8 @@ def _read(text: str, config: DataConfig, manifest: Manifest) -> pd.DataFrame:
         label_column=config.label_col,
         files=frozenset(manifest.train["path"]),
     )
+    if not exists(home(text)) and not any(one in text for one in PATTERN):
+        raise UserError(f"{text} ({FLAG}): does not exist; correct the path")
     if home(text).is_dir():
         # A folder has no columns.
         config = dataclasses.replace(config, test_group_col=None)
@@ -47,6 +49,27 @@ def _read(text: str, config: DataConfig, manifest: Manifest) -> pd.DataFrame:
         raise UserError(f"{text} ({FLAG}): {listed(twice)} occurs more than once; keep one row")
     check_files(table, f"{text} ({FLAG})")
     return table
+
+
+def _readable(
+    table: pd.DataFrame, results: Sequence[Checked | BadImage], *, skip: bool, say: Say
+) -> pd.DataFrame:
+    """Return the images that can be read; none of the others is needed for anything.
+
+    Raises UserError for such images unless `skip` is set, and if no image is left.
+    """
+    bad = [one for one in results if isinstance(one, BadImage)]
+    if not bad:
+        return table
+    more = f" ({len(bad) - 1} more like it)" if len(bad) > 1 else ""
+    if not skip:
+        raise UserError(f"{bad[0]}{more}")
+    if len(bad) == len(table):
+        raise UserError(f"{FLAG}: {bad[0].problem}{more}; no image is left, so pass other images")
+    problems = listed(one.problem for one in bad)
+    say(f"{FLAG}: skipped {counted(len(bad), 'unreadable image')}: {problems}")
+    readable = [isinstance(one, Checked) for one in results]
+    return table[readable].reset_index(drop=True)
 
 
 def with_unlabelled(
@@ -94,10 +117,7 @@ def with_unlabelled(
     else:
         table = _read(text, config, manifest)
         results = check(table, levels=manifest.levels)
-        bad = [one for one in results if isinstance(one, BadImage)]
-        if bad:
-            more = f" ({len(bad) - 1} more like it)" if len(bad) > 1 else ""
-            raise UserError(f"{bad[0].for_test()}{more}")
+        table = _readable(table, results, skip=config.on_bad_image == "skip", say=say)
         good = [one for one in results if isinstance(one, Checked)]
         table = table.assign(content=[one.content for one in good])
         needs = manifest.levels != AS_BEFORE and any(one.values is not None for one in good)

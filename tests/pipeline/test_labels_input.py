@@ -85,7 +85,7 @@ def test_a_teacher_that_is_not_finished_or_was_imported(command, runs_copy):
 
 def test_images_without_labels_that_are_absent(command, runs_copy, layout_copy, tmp_path):
     absent = command(*teacher(runs_copy), "--unlabelled", tmp_path / "gone.csv")
-    absent.assert_one_line_error("gone.csv")
+    absent.assert_one_line_error("gone.csv", "--unlabelled", "correct the path")
     (tmp_path / "empty").mkdir()
     empty = command(*teacher(runs_copy), "--unlabelled", tmp_path / "empty")
     empty.assert_one_line_error("--unlabelled", "no image")
@@ -96,6 +96,27 @@ def test_images_without_labels_that_are_absent(command, runs_copy, layout_copy, 
     ):
         command(*flags, data=layout_copy).assert_one_line_error("--unlabelled test", "--test")
     assert not (runs_copy / "made").exists()
+
+
+def test_damaged_images_without_labels(command, runs_copy, layout_copy, tmp_path):
+    """They stop the command, or are skipped where the user asks for that."""
+    images = sorted((layout_copy / "eval").rglob("*.png")) or sorted(
+        (layout_copy / "eval").rglob("*.jpg")
+    )
+    more = tmp_path / "more"
+    more.mkdir()
+    for image in images[:2]:
+        shutil.copy(image, more)
+    (more / images[0].name).write_bytes(images[0].read_bytes()[:60])
+    given = (*teacher(runs_copy), "--unlabelled", more)
+    command(*given).assert_one_line_error(images[0].name, "--on-bad-image skip")
+    made = command(*given, "--on-bad-image", "skip")
+    assert made.code == 0, made.err
+    assert "--unlabelled: skipped 1 unreadable image" in made.out
+    assert Run(runs_copy / "made").info["labels"]["num_unlabelled"] == 1
+    shutil.copy(more / images[0].name, more / images[1].name)
+    none = command(*given, "--on-bad-image", "skip", "--name", "none")
+    none.assert_one_line_error("--unlabelled", "no image is left")
 
 
 def test_no_label_above_the_threshold(command, runs_copy):
