@@ -10,6 +10,7 @@ import numpy as np
 from ensemble.align import Aligned
 from ensemble.config import AUTO, BlendConfig
 from foldblend.errors import UserError, listed
+from foldblend.runs.learned_test import notes_of_learned_tests
 from foldblend.runs.refit import num_refits
 from foldblend.runs.rows import group_name_of
 from foldblend.runs.run import Run
@@ -72,7 +73,7 @@ def optimism_notes(runs: Sequence[Run], config: BlendConfig) -> list[str]:
             )
         if names:
             notes.append(note.format(groups=groups, names=names))
-    return [*notes, *notes_of_searches(runs)]
+    return [*notes, *notes_of_searches(runs), *notes_of_learned_tests(runs)]
 
 
 def row_notes(aligned: Aligned, config: BlendConfig) -> list[str]:

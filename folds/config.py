@@ -121,8 +121,8 @@ class DataConfig:
     merge_duplicates: bool = False
     """Merge groups that share an image (identical or nearly so)."""
     on_bad_image: Literal["stop", "skip"] = "stop"
-    """What to do if a labelled image, or one of --unlabelled, is missing or unreadable: stop with an
-    error, or skip it.
+    """What to do if a labelled image, or one of --unlabelled, is missing or unreadable: stop with
+    an error, or skip it.
     """
     # Earlier versions took the upper 8 of 16 bits and dropped transparency; their runs keep that.
     pixel_range: str = flag("auto", before="off")

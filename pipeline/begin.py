@@ -114,6 +114,11 @@ def first_record(run: Prepared, folder: Path) -> dict[str, Any]:
         **({} if output.score_by == IMAGE else scored_by_group(output.group_pool)),
         **({} if labels is None else {"labels": labels.record()}),
         **({"searches": dict(labels.searches)} if labels is not None and labels.searches else {}),
+        **(
+            {"test_learned_by": [*labels.test_learned_by]}
+            if labels is not None and labels.test_learned_by
+            else {}
+        ),
         **({} if run.chosen is None else {"search": dict(run.chosen.record)}),
     }
 

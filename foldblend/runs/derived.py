@@ -36,6 +36,7 @@ from foldblend.runs.folder import (
     write_section,
     write_table,
 )
+from foldblend.runs.learned_test import runs_that_learned_tests
 from foldblend.runs.rows import group_name_of, mean_over_folds, order_of, write_submission
 from foldblend.runs.run import TEST_GROUPS, TEST_LABELS, Run
 from foldblend.runs.search import searches_of
@@ -273,11 +274,13 @@ def _passed_on(members: Sequence[Run]) -> dict[str, Any]:
     """Return keys of run.json that some members may lack."""
     says = any("ordered" in one.info for one in members)
     searches = searches_of(members)
+    learned = runs_that_learned_tests(members)
     data = dict(members[0].info["data"])
     named = any("group_name" in one.info["data"] for one in members)
     return {
         **({"ordered": order_of(members)} if says else {}),
         **({"searches": searches} if searches else {}),
+        **({"test_learned_by": learned} if learned else {}),
         "data": data | ({"group_name": group_name_of(members)} if named else {}),
     }
 

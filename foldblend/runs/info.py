@@ -175,6 +175,8 @@ class LabelsInfo(TypedDict, total=False):
     """The other run, whose folder may be gone."""
     num_unlabelled: Required[Count]
     """Number of images without labels, of which each fold learns some."""
+    num_scored_test: Count
+    """Number of test images among these whose known labels score the run; absent for none."""
     share: Annotated[float, between(0, 1)]
     """Share of the teacher's probabilities in what labelled images teach."""
     temperature: Annotated[float, between(0, 1e30)]
@@ -397,6 +399,8 @@ class RunInfo(TypedDict, total=False):
     """Such searches of the runs that a blend or a TTA'd run is made of, or that gave a run labels,
     by the name of the run.
     """
+    test_learned_by: list[FileName]
+    """Names of such runs that learned test images, on which they are scored."""
     tta: dict[str, Any]
     policy: dict[str, Any]
     parts: list[dict[str, Any]]

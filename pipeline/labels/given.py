@@ -35,6 +35,10 @@ class Labels:
     """Whether epochs of those models were chosen on the scored rows."""
     leaks: bool = False
     """Whether the folds of those models split groups."""
+    num_scored_test: int = 0
+    """Number of test images with a known label that are among the images without labels."""
+    test_learned_by: tuple[str, ...] = ()
+    """Runs that those models are of, or learned from, which learned such images."""
     searches: Mapping[str, SearchInfo] = field(default_factory=dict)
     """Searches that chose settings of those models on the scored rows, by run."""
     notes: tuple[str, ...] = ()
@@ -47,6 +51,8 @@ class Labels:
             "of": {"name": self.name, "oof": self.oof},
             "num_unlabelled": self.num_unlabelled,
         }
+        if self.num_scored_test:
+            found["num_scored_test"] = self.num_scored_test
         if self.is_teacher:
             return {**found, "share": self.share, "temperature": self.temperature}
         return {**found, "threshold": self.threshold}

@@ -12,6 +12,7 @@ import numpy as np
 
 from foldblend.cli import Say
 from foldblend.errors import UserError, counted
+from foldblend.runs.learned_test import notes_of_learned_tests, runs_that_learned_tests
 from foldblend.runs.run import Run
 from foldblend.runs.search import notes_of_searches, searches_of
 from folds.data.manifest import Manifest
@@ -83,6 +84,7 @@ def plan_labels(
     source = Source.open(run, trust, say)
     # A refit gives no labels, so one that came later changes nothing.
     models = source.predictor.fingerprint(refits=False)
+    num_scored = _num_scored_test(manifest)
     about = [VERSION, run.oof_hash, models, manifest.unlabelled_hash()]
     return Labels(
         is_teacher=labels.teacher is not None,
@@ -95,8 +97,10 @@ def plan_labels(
         num_unlabelled=0 if manifest.unlabelled is None else len(manifest.unlabelled),
         optimistic=bool(run.info.get("optimistic", False)),
         leaks=run.info["leaks"],
+        num_scored_test=num_scored,
+        test_learned_by=tuple(runs_that_learned_tests([run])),
         searches=searches_of([run]),
-        notes=(*_notes(run), *_notes_on_test(manifest)),
+        notes=(*_notes(run), *_notes_on_test(num_scored)),
     )
 
 
@@ -110,14 +114,19 @@ def _notes(run: Run) -> Iterator[str]:
     if run.info["leaks"]:
         yield f"{run.name}, which gave labels, has {run.groups} in several folds"
     yield from notes_of_searches([run])
+    yield from notes_of_learned_tests([run])
 
 
-def _notes_on_test(manifest: Manifest) -> Iterator[str]:
-    """Yield a note if the test set has labels for a score, and its images are learned."""
+def _num_scored_test(manifest: Manifest) -> int:
+    """Return how many test images with a known label are among the images without labels."""
     test = manifest.test
     if test is None or manifest.unlabelled is None or "label" not in test:
-        return
-    num = int((test["content"].isin(manifest.unlabelled["content"]) & (test["label"] >= 0)).sum())
+        return 0
+    return int((test["content"].isin(manifest.unlabelled["content"]) & (test["label"] >= 0)).sum())
+
+
+def _notes_on_test(num: int) -> Iterator[str]:
+    """Yield a note if the test set has labels for a score, and its images are learned."""
     if num:
         yield (
             f"{counted(num, 'test image')} with a known label, which is not learned, can be among"

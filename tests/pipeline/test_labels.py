@@ -451,6 +451,19 @@ def test_labels_of_the_test_set_are_not_read_and_its_score_is_marked(data, outpu
         known = student(data, tmp_path, f"known{shift}", **given | {"test": str(table)})
         assert known.oof.equals(bare.oof)
         assert any("not one of unseen images" in note for note in known.info["notes"])
+    # What is made of such a run says so too, as does one that learns from it.
+    made = [
+        run_tta(run=str(known.path), views="identity,hflip", merge="mean", say=lambda _: None),
+        blend([bare, known], output=str(tmp_path), name="blended", say=lambda _: None),
+    ]
+    table = str(data / "known1.csv")
+    made += [
+        blend([bare, made[0]], output=str(tmp_path), name="twice", say=lambda _: None),
+        student(data, tmp_path, "next", teacher=str(made[1].path), test=table, **HEAD),
+    ]
+    for run in made:
+        assert run.info["test_learned_by"] == ["known1"]
+        assert any("not one of unseen images" in note for note in run.info["notes"])
 
 
 def test_features_of_a_frozen_teacher_come_from_the_cache(data, tmp_path, monkeypatch):
