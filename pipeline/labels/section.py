@@ -39,12 +39,16 @@ def _teacher_text(labels: Labels, group_name: str) -> str:
     rest = ""
     if labels.share < 1:
         rest = f", and the true label has the other {100 * (1 - labels.share):g} %"
+    further = ""
+    if labels.num_unlabelled:
+        further = (
+            " An image without a label teaches their probabilities alone; it is left out where an"
+            f" image that it equals, or whose {group_name} it shares, is held out."
+        )
     return (
         f"Each fold learned from the models of {labels.name} that never saw that fold. What a"
         f" labelled image teaches is {100 * labels.share:g} % their probabilities (logits divided"
-        f" by {labels.temperature:g}){rest}. An image without a label teaches their probabilities"
-        f" alone; it is left out where an image that it equals, or whose {group_name} it shares,"
-        " is held out."
+        f" by {labels.temperature:g}){rest}.{further}"
     )
 
 
@@ -76,6 +80,8 @@ def _fold_table(run: Prepared, found: Sequence[Kept], extra_N: Sequence[int]) ->
     more = [f"{num:,}" for num in extra_N]
     if labels.is_teacher:
         own = [f"{(one.table['part'] == TRAIN).sum():,}" for one in found]
+        if not labels.num_unlabelled:
+            return table_block(["fold", "labelled images"], [*zip(names, own, strict=True)])
         header = ["fold", "labelled images", "images without labels", "left out"]
         return table_block(header, [*zip(names, own, more, left, strict=True)])
     asked = [f"{len(one.table):,}" for one in found]

@@ -371,6 +371,14 @@ def test_repeats_have_labels_of_their_own_models(data, tmp_path):
         assert not {*table["image_id"]} & {*held["image_id"]}
 
 
+def test_a_report_is_silent_on_images_without_labels_where_there_are_none(data, runs):
+    made = student(data, runs, "made", teacher=str(runs / "head"), **HEAD)
+    text = (made.path / "report.txt").read_text()
+    assert "Student of head" in text
+    assert "without a label" not in text
+    assert "left out" not in text.split("Student of head")[1].split("Use and limits")[0]
+
+
 @pytest.mark.parametrize("kind", ["teacher", "pseudo"])
 def test_a_refit_of_the_teacher_never_labels(kind, data, runs):
     """It has learned the rows of every fold; pseudo-labels come from the run's test tables."""
