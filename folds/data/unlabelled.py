@@ -122,6 +122,11 @@ def with_unlabelled(
         table = table.assign(content=[one.content for one in good])
         needs = manifest.levels != AS_BEFORE and any(one.values is not None for one in good)
         manifest = dataclasses.replace(manifest, needs_levels=manifest.needs_levels or needs)
+    if "box" in manifest.train and "box" not in table:
+        raise UserError(
+            f"{text} ({FLAG}): has no boxes, which the labelled images have (--box-cols); pass a"
+            " table with these columns"
+        )
     # An image whose group is not known is a group of its own, which no training image has.
     if "group" not in table:
         table = table.assign(group=[f"unlabelled {name}" for name in table["image_id"]])

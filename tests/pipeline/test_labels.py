@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ensemble.blend import blend
+from foldblend.errors import UserError
 from foldblend.runs.folder import file_hash, read_json, write_json, write_table
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import softmax
@@ -369,6 +370,26 @@ def test_repeats_have_labels_of_their_own_models(data, tmp_path):
         np.testing.assert_array_equal(made.logits(others), logits_NC)
         held = source.oof[(source.oof["repeat"] == index // 2) & (source.oof["fold"] == index % 2)]
         assert not {*table["image_id"]} & {*held["image_id"]}
+
+
+def test_images_without_labels_need_boxes_where_others_have_them(data, runs):
+    table = pd.read_csv(data / "set.csv")
+    sides = {"x1": 2, "y1": 2, "x2": 30, "y2": 30}
+    table.assign(**sides).to_csv(data / "boxed.csv", index=False)
+    more = pd.DataFrame({"image": [f"{i:03d}.png" for i in range(50, 55)]})
+    more.assign(**sides).to_csv(data / "boxed_more.csv", index=False)
+    given = {"csv": str(data / "boxed.csv"), "box_cols": "x1,y1,x2,y2", "test": None, **HEAD}
+    student(data, runs, "boxed", folds=FOLDS, **given)
+    given |= {"teacher": str(runs / "boxed")}
+    folder = data.parent / "folder"
+    folder.mkdir(exist_ok=True)
+    shutil.copy(data / "050.png", folder)
+    with pytest.raises(UserError, match=r"--unlabelled.*has no boxes.*pass a table"):
+        student(data, runs, "made", unlabelled=str(folder), **given)
+    with pytest.raises(UserError, match=r"test \(--unlabelled\): has no boxes"):
+        student(data, runs, "made", unlabelled="test", **given | {"test": str(folder)})
+    made = student(data, runs, "made", unlabelled=str(data / "boxed_more.csv"), **given)
+    assert (kept_table(made, 0)["part"] == "unlabelled").sum() == 5
 
 
 def test_a_report_is_silent_on_images_without_labels_where_there_are_none(data, runs):
