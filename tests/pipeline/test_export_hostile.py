@@ -13,7 +13,7 @@ import foldblend as fb
 import run_cv
 from ensemble.blend import blend
 from foldblend.errors import UserError
-from pipeline.export.file import DIGITS, Archive, plain_json, write_archive
+from pipeline.export.file import DIGITS, FORMAT, Archive, plain_json, write_archive
 from pipeline.export.read import read_export
 from pipeline.export.write import export_model
 from pipeline.predict.stream import Stream
@@ -154,10 +154,12 @@ def refused(file, *words):
 
 def test_another_format_is_refused_with_the_version_that_reads_it(rewritten):
     def later(model):
-        model["format"] = 3
+        model["format"] = FORMAT + 1
         model["versions"]["foldblend"] = "9.1\n<b>"
 
-    refused(rewritten(later), "format 3", "reads format 2", "install foldblend 9.1b")
+    refused(
+        rewritten(later), f"format {FORMAT + 1}", f"reads format {FORMAT}", "install foldblend 9.1b"
+    )
     assert read_export(rewritten(lambda model: None), say=quiet).name == "frozen"
 
 
