@@ -104,8 +104,6 @@ def train_refits(run: Prepared, folder: Path, info: Mapping[str, Any], say: Say)
     key = _key(run, info, info["folds"])
     indices = range(run.num_models, run.num_models + num)
     todo = [one for one in indices if finished_fold(folder, run.name_of(one), key, say) is None]
-    if not todo:
-        return
     rows = counted(len(run.manifest.train), "image")
     kind = run.config.train.refit
     say(f"{folder}: complete, with its report; --refit {kind} follows, of all {rows}")

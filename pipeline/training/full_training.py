@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from foldblend.runs.folder import check_there, write_table
@@ -49,7 +50,7 @@ class FullTraining(FoldTraining):
             self.num_epochs = self.stop_after
         every = manifest.train
         none = every.iloc[:0]
-        return none, none, manifest.training_rows(every["label"].notna().to_numpy())
+        return none, none, manifest.training_rows(np.ones(len(every), bool))
 
     def _log_epoch(self, row: dict[str, float], epoch: Epoch) -> None:
         job = self.job

@@ -7,24 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from foldblend.errors import UserError
 from foldblend.runs.folder import check_there, write_json
-from foldblend.scores.metrics import METRICS, Metric, softmax
-from pipeline.engines.forward import Forward
+from foldblend.scores.metrics import METRICS, Metric
 from pipeline.fold_files import model_record, start_fold, write_fold
 from pipeline.frozen.full_head import test_logits_of_head
-from pipeline.infer import predict
 from pipeline.job import TrainingJob
 from pipeline.memory import Chunks
 from pipeline.predict.weights import FolderWeights, State
 from pipeline.training.batch_norm import renew_batch_norm
 from pipeline.training.fold_training import state_of
+from pipeline.training.soup_rows import predict_rows, score_rows
 from pipeline.training.weight_means import mean_state
-from tta.merge import mean_logit
-from tta.views.names import view_of
 
 __all__ = ["check_fits", "run_soup"]
 
@@ -63,28 +59,13 @@ def check_fits(soup: float, one: float, metric: Metric) -> None:
         )
 
 
-def _predict(
-    job: TrainingJob, forward: Forward, table: pd.DataFrame, views: tuple[str, ...]
-) -> np.ndarray:
-    """Return the logits V x N x C of a table's images."""
-    return predict(
-        forward,
-        job.feeder.rows(table, say=job.say),
-        job.run.preprocess,
-        job.compute,
-        [view_of(name) for name in views],
-        chunks=Chunks(job.say, most=job.limits.chunk),
-        pad_to=job.run.config.infer.validation_batch_size if job.padded else None,
-    )
-
-
 def _seen_score(job: TrainingJob, index: int, model: torch.nn.Module) -> float:
     """Return the score of a model on all labelled images, most of which it has seen."""
     table = job.run.manifest.train
-    logits_VNC = _predict(job, job.forward(index, model), table, job.run.views[:1])
-    job.check_finite(index, logits_VNC)
-    metric = METRICS[job.run.config.output.metric]
-    return metric.score(table["label"].to_numpy(), softmax(mean_logit(logits_VNC)))
+    chunks = Chunks(job.say, most=job.limits.chunk)
+    forward = job.forward(index, model)
+    logits_VNC = predict_rows(job, forward, table, job.run.views[:1], chunks)
+    return score_rows(job, index, table, logits_VNC)
 
 
 def _of_models(job: TrainingJob, index: int, weights: FolderWeights, mean: State) -> _Soup:
@@ -100,7 +81,8 @@ def _of_models(job: TrainingJob, index: int, weights: FolderWeights, mean: State
     check_fits(score, one, METRICS[run.config.output.metric])
     forward = job.forward(index, model)
     test = run.manifest.test
-    test_VNC = None if test is None else _predict(job, forward, test, run.views)
+    chunks = Chunks(job.say, most=job.limits.chunk)
+    test_VNC = None if test is None else predict_rows(job, forward, test, run.views, chunks)
     about: dict[str, Any] = {"seen_score": score if np.isfinite(score) else None}
     if job.spec is not None:
         about["engine"] = forward.engine

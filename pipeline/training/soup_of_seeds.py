@@ -19,7 +19,7 @@ import torch
 
 from foldblend.files import remove, write_bytes
 from foldblend.runs.folder import check_there, file_hash, write_json
-from foldblend.scores.metrics import METRICS, softmax
+from foldblend.scores.metrics import METRICS
 from pipeline.fold_files import (
     SEED_WEIGHTS,
     finished_fold,
@@ -27,7 +27,7 @@ from pipeline.fold_files import (
     model_record,
     write_fold,
 )
-from pipeline.infer import Model, predict
+from pipeline.infer import Model
 from pipeline.job import Prepared, TrainingJob
 from pipeline.memory import Chunks
 from pipeline.training.batch_norm import renew_batch_norm
@@ -35,15 +35,23 @@ from pipeline.training.checkpoint import CHECKPOINT
 from pipeline.training.fold_training import FoldTraining, state_of
 from pipeline.training.from_checkpoint import trained
 from pipeline.training.inner import inner_split
+from pipeline.training.soup_rows import predict_rows, score_rows
 from pipeline.training.weight_means import greedy_soup, mean_state
-from tta.merge import mean_logit
-from tta.views.names import view_of
 
 __all__ = ["run_soup_fold"]
 
 
 def _folder_of(job: TrainingJob, index: int, seed: int) -> Path:
     return job.folder / job.run.name_of(index) / f"seed_{seed}"
+
+
+def _title_of(job: TrainingJob, index: int, seed: int) -> str:
+    return f"{job.title(index)} seed {seed}"
+
+
+def _key_of(job: TrainingJob, seed: int) -> dict[str, str]:
+    """Return the hashes by which a finished seed, or its checkpoint, is kept."""
+    return job.fold_key | {"seed of the soup": str(seed)}
 
 
 def _rows_of(run: Prepared, index: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -66,10 +74,10 @@ class SeedTraining(FoldTraining):
         return _folder_of(self.job, self.index, self.seed)
 
     def _title(self) -> str:
-        return f"{self.job.title(self.index)} seed {self.seed}"
+        return _title_of(self.job, self.index, self.seed)
 
     def _key(self) -> dict[str, str]:
-        return self.job.fold_key | {"seed of the soup": str(self.seed)}
+        return _key_of(self.job, self.seed)
 
     def _seed_parts(self) -> tuple[int, ...]:
         return (self.seed, self.index)
@@ -107,13 +115,12 @@ class SeedTraining(FoldTraining):
 def _seed(job: TrainingJob, index: int, seed: int) -> dict[str, Any]:
     """Return the done.json of a seed, which is trained unless it is finished."""
     folder = _folder_of(job, index, seed)
-    key = job.fold_key | {"seed of the soup": str(seed)}
+    title = _title_of(job, index, seed)
     name = folder.relative_to(job.folder).as_posix()
-    done = finished_fold(job.folder, name, key, job.say)
+    done = finished_fold(job.folder, name, _key_of(job, seed), job.say)
     if done is not None:
-        job.say(f"{job.title(index)} seed {seed}: finished before, kept")
+        job.say(f"{title}: finished before, kept")
         return done
-    title = f"{job.title(index)} seed {seed}"
     return trained(job, title, folder / CHECKPOINT, lambda: SeedTraining(job, index, seed))
 
 
@@ -142,30 +149,16 @@ class _Soup:
 
     def predict(self, model: Model, table: pd.DataFrame, views: Sequence[str]) -> np.ndarray:
         """Return the logits V x N x C of a table's images."""
-        job = self.job
-        size = job.run.config.infer.validation_batch_size
-        return predict(
-            model,
-            job.feeder.rows(table, say=job.say),
-            job.run.preprocess,
-            job.compute,
-            [view_of(name) for name in views],
-            chunks=self.chunks,
-            pad_to=size if job.padded else None,
-        )
-
-    def score(self, table: pd.DataFrame, logits_VNC: np.ndarray) -> float:
-        """Return the score of logits of a table's images, NaN where it is not defined."""
-        self.job.check_finite(self.index, logits_VNC)
-        metric = METRICS[self.job.run.config.output.metric]
-        return metric.score(table["label"].to_numpy(), softmax(mean_logit(logits_VNC)))
+        return predict_rows(self.job, model, table, views, self.chunks)
 
     def score_of(self, seeds: Sequence[int]) -> float:
         """Return the score of a soup on the rows that choose seeds, NaN for logits without one."""
         forward = self.job.forward(self.index, self.fill(seeds))
         inner_VNC = self.predict(forward, self.inner, self.job.run.views[:1])
         # A mean of weights may be no model, though each seed is one.
-        return self.score(self.inner, inner_VNC) if np.isfinite(inner_VNC).all() else np.nan
+        if not np.isfinite(inner_VNC).all():
+            return np.nan
+        return score_rows(self.job, self.index, self.inner, inner_VNC)
 
 
 def run_soup_fold(job: TrainingJob, index: int) -> dict[str, Any]:
@@ -193,7 +186,7 @@ def run_soup_fold(job: TrainingJob, index: int) -> dict[str, Any]:
     infer_seconds = time.perf_counter() - began
     test = run.manifest.test
     test_VNC = None if test is None else soup.predict(forward, test, run.views)
-    score = soup.score(soup.held_out, held_VNC)
+    score = score_rows(job, index, soup.held_out, held_VNC)
     files = write_fold(job, index, state=state_of(soup.model), held_VNC=held_VNC, test_VNC=test_VNC)
     first = trained_S[0]
     done: dict[str, Any] = {
