@@ -20,13 +20,12 @@ from foldblend.images import read_image
 from foldblend.scores.baselines import attribute_only_band
 from foldblend.scores.metrics import METRICS
 from folds.data.demo import make_demo
-from folds.data.demo_faces import draw_image, make_person
-from folds.data.labels import MASKS
 from folds.data.layout import read_layout
 from folds.data.manifest import Manifest
 from folds.split import assign_folds
 from pipeline.config.settings import make_config
 from pipeline.cv import cross_validate
+from tests.makers.many_images import draw_people
 
 PERMUTATIONS = range(5)
 NUM_LEAKY = 2
@@ -97,33 +96,8 @@ def test_permuted_labels_stay_in_the_band_and_a_leaky_split_leaves_it(people, tm
 
 @pytest.fixture(scope="module")
 def balanced(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """Draw 48 synthetic people, each with three images per kind of mask.
-
-    The competition has one wrongly worn mask and one bare face per person. Here, every kind of
-    image of a person can be on both sides of a split.
-    """
-    folder = tmp_path_factory.mktemp("balanced")
-    rows = []
-    for person in range(48):
-        rng = np.random.default_rng(person)
-        stratum = person % 6
-        who = make_person(rng, male=stratum < 3, age=(24, 45, 68)[stratum % 3])
-        for mask, kind in enumerate(MASKS):
-            for shot in range(3):
-                file = folder / f"{person:02d}_{mask}_{shot}.png"
-                small = cv2.resize(
-                    draw_image(who, rng, mask=kind), (96, 128), interpolation=cv2.INTER_AREA
-                )
-                cv2.imwrite(str(file), cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
-                rows.append(
-                    {
-                        "file": str(file),
-                        "person": f"p{person:02d}",
-                        "mask": mask,
-                        "stratum": stratum,
-                    }
-                )
-    return pd.DataFrame(rows)
+    """Draw 48 synthetic people, each with three images per kind of mask."""
+    return draw_people(tmp_path_factory.mktemp("balanced"), num_people=48, num_shots=3)
 
 
 def trained(table: pd.DataFrame, csv: Path, split: str) -> float:

@@ -11,18 +11,16 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
 from foldblend.runs.run import Run
 from foldblend.scores.baselines import attribute_only_band
-from folds.data.demo_faces import draw_image, make_person
-from folds.data.labels import MASKS
 from pipeline.cv import cross_validate
 from pipeline.labels.without import Source
 from pipeline.predict.tree import Leaf
+from tests.makers.many_images import draw_people
 
 PERMUTATIONS = range(5)
 NUM_LEAKY = 2
@@ -57,28 +55,7 @@ def by_another_fold(monkeypatch):
 def people(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """Draw 48 synthetic people, each with five images per kind of mask."""
     folder = tmp_path_factory.mktemp("people")
-    rows = []
-    for person in range(48):
-        rng = np.random.default_rng(person)
-        stratum = person % 6
-        who = make_person(rng, male=stratum < 3, age=(24, 45, 68)[stratum % 3])
-        for mask, kind in enumerate(MASKS):
-            for shot in range(NUM_LABELLED + 2):
-                file = folder / f"{person:02d}_{mask}_{shot}.png"
-                small = cv2.resize(
-                    draw_image(who, rng, mask=kind), (96, 128), interpolation=cv2.INTER_AREA
-                )
-                cv2.imwrite(str(file), cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
-                rows.append(
-                    {
-                        "file": str(file),
-                        "person": f"p{person:02d}",
-                        "mask": mask,
-                        "stratum": stratum,
-                        "shot": shot,
-                    }
-                )
-    return pd.DataFrame(rows)
+    return draw_people(folder, num_people=48, num_shots=NUM_LABELLED + 2)
 
 
 def scored(folder: Path, name: str, **settings) -> float:
