@@ -420,7 +420,6 @@ def test_a_test_id_that_occurs_twice(drawn, command):
 def test_thorough_scores_the_choice_of_the_method_too(drawn, monkeypatch):
     few = {name: METHODS[name] for name in ("soft", "log", "weights")}
     monkeypatch.setattr("ensemble.candidates.METHODS", few)
-    monkeypatch.setattr("ensemble.sections.METHODS", few)
     run = blend([drawn / "a", drawn / "b"], thorough=True, name="t", say=quiet, page=False)
     texts = [block["text"] for block in section_named(run, "methods compared")["blocks"][1:]]
     assert any("the whole procedure scores" in text for text in texts)
