@@ -64,11 +64,10 @@ def _logits(
         index: place.loc[pd.MultiIndex.from_frame(one[["part", "image_id"]])].to_numpy()
         for index, one in tables.items()
     }
-    has_boxes = run.config.model.crop in ("auto", "box") and "box" in table
     inputs = Inputs(
         table["image_id"].tolist(),
         table["path"].tolist(),
-        boxes_of(table) if has_boxes else None,
+        boxes_of(table) if "box" in table else None,
         max_pixels=run.config.data.max_pixels,
     )
     machine = run.config.machine

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from foldblend.cli import Say
-from foldblend.errors import UserError, counted
+from foldblend.errors import UserError, counted, listed
 from foldblend.runs.learned_test import notes_of_learned_tests, runs_that_learned_tests
 from foldblend.runs.run import Run
 from foldblend.runs.search import notes_of_searches, searches_of
@@ -82,6 +82,7 @@ def plan_labels(
     parts = frozenset(name for _, name in own_parts(config))
     trust = Trust(parts, config.output.trust_parts, flag=None)
     source = Source.open(run, trust, say)
+    _check_boxes(source, manifest, flag)
     # A refit gives no labels, so one that came later changes nothing.
     models = source.predictor.fingerprint(refits=False)
     num_scored = _num_scored_test(manifest)
@@ -102,6 +103,19 @@ def plan_labels(
         searches=searches_of([run]),
         notes=(*_notes(run), *_notes_on_test(num_scored)),
     )
+
+
+def _check_boxes(source: Source, manifest: Manifest, flag: str) -> None:
+    """Raise UserError if models were trained on boxes, and the images have none."""
+    if "box" in manifest.train:
+        return
+    leaves = source.predictor.leaves.values()
+    boxed = [leaf.name for leaf in leaves if leaf.recipe.crop == "box"]
+    if boxed:
+        raise UserError(
+            f"{flag} {source.run.path}: {listed(boxed)} was trained on boxes, and these images have"
+            " none; pass --box-cols"
+        )
 
 
 def _notes(run: Run) -> Iterator[str]:

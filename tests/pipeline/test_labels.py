@@ -372,7 +372,7 @@ def test_repeats_have_labels_of_their_own_models(data, tmp_path):
         assert not {*table["image_id"]} & {*held["image_id"]}
 
 
-def test_images_without_labels_need_boxes_where_others_have_them(data, runs):
+def test_images_need_boxes_where_the_teacher_has_learned_boxes(data, runs):
     table = pd.read_csv(data / "set.csv")
     sides = {"x1": 2, "y1": 2, "x2": 30, "y2": 30}
     table.assign(**sides).to_csv(data / "boxed.csv", index=False)
@@ -388,6 +388,10 @@ def test_images_without_labels_need_boxes_where_others_have_them(data, runs):
         student(data, runs, "made", unlabelled=str(folder), **given)
     with pytest.raises(UserError, match=r"test \(--unlabelled\): has no boxes"):
         student(data, runs, "made", unlabelled="test", **given | {"test": str(folder)})
+    without = {name: value for name, value in given.items() if name != "box_cols"}
+    with pytest.raises(UserError, match=r"--teacher .*boxed was trained on boxes.*--box-cols"):
+        student(data, runs, "made", **without)
+    assert not (runs / "made").exists()
     made = student(data, runs, "made", unlabelled=str(data / "boxed_more.csv"), **given)
     assert (kept_table(made, 0)["part"] == "unlabelled").sum() == 5
 
