@@ -202,8 +202,8 @@ def write_fold(
 
 def _held_out_tables(job: TrainingJob, index: int, held_VNC: np.ndarray) -> dict[str, pd.DataFrame]:
     """Return the tables of a fold's held-out rows, by file name."""
-    repeat, fold = job.place(index)
-    held_out = job.run.manifest.train[job.run.fold_RN[repeat] == fold]
+    repeat, fold = job.run.place(index)
+    held_out = job.run.manifest.train[job.run.is_held_out(index)]
     columns = held_out[["image_id", "group", "label", "label_raw"]].assign(repeat=repeat, fold=fold)
     tables = {f"fold_{index}/oof.parquet": with_logits(columns, mean_logit(held_VNC))}
     if len(job.run.views) > 1:
@@ -217,7 +217,7 @@ def fold_record(
     job: TrainingJob, index: int, files: dict[str, str], score: float
 ) -> dict[str, Any]:
     """Return the entries that every done.json of a fold has."""
-    repeat, fold = job.place(index)
+    repeat, fold = job.run.place(index)
     return {
         "repeat": repeat,
         "fold": fold,

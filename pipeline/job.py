@@ -123,6 +123,15 @@ class Prepared:
         """Number of models: one per fold and repeat."""
         return self.num_folds * len(self.fold_RN)
 
+    def place(self, index: int) -> tuple[int, int]:
+        """Return (repeat, fold) of a model, which are numbered consecutively over the repeats."""
+        return divmod(index, self.num_folds)
+
+    def is_held_out(self, index: int) -> np.ndarray:
+        """Return which rows of the manifest's `train` are held out of the model of a fold."""
+        repeat, fold = self.place(index)
+        return np.asarray(self.fold_RN[repeat] == fold)
+
     def name_of(self, index: int) -> str:
         """Return the name of a model in file names; numbers after the folds' are refits."""
         return model_name(index, self.num_models)
@@ -147,15 +156,11 @@ class FoldJob:
     spec: Spec | None = None
     """What the engine of inference runs; None for torch."""
 
-    def place(self, index: int) -> tuple[int, int]:
-        """Return (repeat, fold) of a model, which are numbered consecutively over the repeats."""
-        return divmod(index, self.run.num_folds)
-
     def title(self, index: int) -> str:
         """Return the name of a model in the log, such as "fold 0"."""
         if index >= self.run.num_models:
             return self.run.name_of(index).replace("_", " ")
-        repeat, fold = self.place(index)
+        repeat, fold = self.run.place(index)
         return f"fold {fold}" if self.run.num_repeats == 1 else f"repeat {repeat} fold {fold}"
 
     def new_model(self) -> torch.nn.Module:

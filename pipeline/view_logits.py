@@ -289,8 +289,7 @@ def add_views(
             forward = job.forward(index, model, engine=by_engine)
             tables = {"test": job.run.manifest.test}
             if "oof" in todo:
-                repeat, fold = job.place(index)
-                tables["oof"] = job.run.manifest.train[job.run.fold_RN[repeat] == fold]
+                tables["oof"] = job.run.manifest.train[job.run.is_held_out(index)]
             for part, views in [(part, views) for part, views in todo.items() if views]:
                 table = tables[part]
                 assert table is not None

@@ -18,8 +18,8 @@ from ensemble.methods.base import Evidence
 from ensemble.methods.encoding import Encoding, encoding_of
 from ensemble.methods.stack import Problem, Stack, prepared, row_loss
 from foldblend.image_columns import ImageColumns
-from foldblend.scores.held_out import group_parts
-from foldblend.scores.score import gain_of_sums
+from foldblend.scores.held_out import random_parts
+from foldblend.scores.score import lowers_loss
 
 __all__ = ["ColumnStack", "fit"]
 
@@ -126,10 +126,9 @@ class Joint:
         on new groups (standard error 0.0009, n = 60), and the best one 0.0026 (0.0017).
         """
         label_N = self.problem.label_N
-        code_N = np.unique(self.problem.group_N, return_inverse=True)[1]
-        part_N = group_parts(np.zeros_like(code_N), code_N, num_parts=NUM_PARTS)
-        parts = [(part_N != part, part_N == part) for part in np.unique(part_N)]
-        if min(len(np.unique(label_N[fitted_N])) for fitted_N, _ in parts) < 2:
+        group_N = self.problem.group_N
+        parts = random_parts(label_N, group_N, num_parts=NUM_PARTS)
+        if not parts:
             return 0.0
 
         def loss(spread: float) -> np.ndarray:
@@ -137,9 +136,6 @@ class Joint:
             for fitted_N, held_N in parts:
                 loss_N[held_N] = self._loss(fitted_N, held_N, spread)
             return loss_N
-
-        def is_worse(one_N: np.ndarray, other_N: np.ndarray) -> bool:
-            return bool(gain_of_sums(np.bincount(code_N, one_N - other_N)).exceeds())
 
         without_N = loss(0.0)
         tried: list[tuple[float, np.ndarray]] = []
@@ -150,9 +146,9 @@ class Joint:
                 break
             tried.append((spread, loss_N))
             best_N = loss_N
-        if not is_worse(without_N, best_N):
+        if not lowers_loss(without_N, best_N, group_N):
             return 0.0
-        return next(spread for spread, loss_N in tried if not is_worse(loss_N, best_N))
+        return next(spread for spread, loss_N in tried if not lowers_loss(loss_N, best_N, group_N))
 
 
 def fit(evidence: Evidence) -> Stack | ColumnStack:

@@ -22,12 +22,12 @@ from ensemble.methods.trees import (
     ROUNDS,
     Trees,
     held_out_losses,
-    helps,
     joined,
     moved,
     prepared,
 )
 from foldblend.image_columns import ImageColumns
+from foldblend.scores.score import lowers_loss
 
 __all__ = ["ColumnTrees", "fit"]
 
@@ -98,7 +98,7 @@ def fit(evidence: Evidence) -> Trees | ColumnTrees:
     if loss_LN is None:
         return found.fitted(rows, found.num_rounds)
     best = int(loss_LN.sum(axis=1).argmin())
-    if not helps(found.loss_N, loss_LN[best], rows):
+    if not lowers_loss(found.loss_N, loss_LN[best], rows.group_N):
         return found.fitted(rows, found.num_rounds)
     encoding, _, weight_DE = vote_moved(np.arange(len(rows)))
     trees = found.fitted(rows, ROUNDS[best], encoding(columns))

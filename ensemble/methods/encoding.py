@@ -6,7 +6,6 @@ these rows do not have, count as an average row; an empty cell has a feature of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,12 +164,11 @@ def _category(name: str, values_N: np.ndarray) -> CategoryCode:
     return CategoryCode(name, tuple(words.tolist()), tuple(shares.tolist()), float(empty_N.mean()))
 
 
-def encoding_of(columns: ImageColumns, names: Sequence[str] | None = None) -> Encoding:
-    """Return the encoding of columns, fitted on these rows; by default of all columns."""
-    known = sorted(columns.values if names is None else names)
+def encoding_of(columns: ImageColumns) -> Encoding:
+    """Return the encoding of all columns, fitted on these rows."""
     return Encoding(
         tuple(
             (_number if columns.kinds[name] == NUMBER else _category)(name, columns.values[name])
-            for name in known
+            for name in sorted(columns.values)
         )
     )

@@ -18,9 +18,9 @@ import numpy as np
 
 from ensemble.methods.base import Evidence
 from foldblend.image_columns import ImageColumns
-from foldblend.scores.held_out import group_parts
+from foldblend.scores.held_out import random_parts
 from foldblend.scores.metrics import log_softmax
-from foldblend.scores.score import gain_of_sums
+from foldblend.scores.score import lowers_loss
 from foldblend.scores.temperature import fit_temperatures
 
 __all__ = [
@@ -242,34 +242,17 @@ class Problem:
         log_NE = log_softmax(within(self.vote_NC, class_E) + added_NE)
         return row_loss(re_expanded(log_NE, self.vote_NC, class_E), self.label_N)
 
-    def halves(self) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
-        """Return the fitted and the held-out rows of each part, and the code of each row's group.
-
-        Groups are dealt at random and not by label, because new data do not have the same number
-        of rows of each class. There are no parts where one of them would have a single class.
-        """
-        code_N = np.unique(self.group_N, return_inverse=True)[1]
-        part_N = group_parts(np.zeros_like(code_N), code_N, num_parts=NUM_PARTS)
-        parts = [(part_N != part, part_N == part) for part in range(NUM_PARTS)]
-        if min(len(np.unique(self.label_N[fitted_N])) for fitted_N, _ in parts) < 2:
-            parts = []
-        return parts, code_N
-
     def best_spread(self) -> float:
-        """Return the spread of `tried`."""
-        return self.tried()[0]
+        """Return the spread with the lowest log loss on held-out groups, 0 for no correction.
 
-    def tried(self) -> tuple[float, np.ndarray]:
-        """Return the spread with the lowest log loss on held-out groups, and this loss of each row.
-
-        It is 0, for no correction, unless the correction lowers the log loss of the vote by more
-        than one standard error over groups.
+        It is 0 unless the correction lowers the log loss of the vote by more than one standard
+        error over groups.
         """
+        masks = random_parts(self.label_N, self.group_N, num_parts=NUM_PARTS)
+        if not masks:
+            return 0.0
+        parts = [(self.rows(fitted_N), self.rows(held_N), held_N) for fitted_N, held_N in masks]
         vote_loss_N = row_loss(self.vote_NC, self.label_N)
-        halves, code_N = self.halves()
-        if not halves:
-            return 0.0, vote_loss_N
-        parts = [(self.rows(fitted_N), self.rows(held_N), held_N) for fitted_N, held_N in halves]
         best = 0.0
         best_loss_N = vote_loss_N
         paths = [fitted.path(SPREADS) for fitted, _, _ in parts]
@@ -281,8 +264,7 @@ class Problem:
                 break
             best = spread
             best_loss_N = loss_N
-        help_G = np.bincount(code_N, vote_loss_N - best_loss_N)
-        return (best, best_loss_N) if gain_of_sums(help_G).exceeds() else (0.0, vote_loss_N)
+        return best if lowers_loss(vote_loss_N, best_loss_N, self.group_N) else 0.0
 
 
 @dataclass(frozen=True, slots=True)

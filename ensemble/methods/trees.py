@@ -19,10 +19,10 @@ from ensemble.methods.base import Evidence
 from ensemble.methods.forest import Forest, forest_of
 from ensemble.methods.stack import log_probabilities, re_expanded, row_loss, vote_at, within
 from foldblend.image_columns import ImageColumns
-from foldblend.scores.held_out import group_parts
+from foldblend.scores.held_out import random_parts
 from foldblend.scores.metrics import log_softmax
 from foldblend.scores.rows import Rows
-from foldblend.scores.score import gain_of_sums
+from foldblend.scores.score import lowers_loss
 from foldblend.scores.temperature import fit_temperatures
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
     "features",
     "fit",
     "held_out_losses",
-    "helps",
     "joined",
     "moved",
     "prepared",
@@ -162,7 +161,7 @@ def _answer(proba_NE: np.ndarray, vote_NC: np.ndarray, class_E: np.ndarray) -> n
     return re_expanded(log_softmax(mixed_NE), vote_NC, class_E)
 
 
-def grown(
+def _grown(
     feature_ND: np.ndarray, label_N: np.ndarray, group_N: np.ndarray, num_rounds: int
 ) -> tuple[Any, np.ndarray]:
     """Return fitted trees and their classes E.
@@ -179,18 +178,6 @@ def grown(
     }
     model = HistGradientBoostingClassifier(max_iter=num_rounds, **limits, **SETTINGS)
     return model.fit(feature_ND, target_N), class_E
-
-
-def halves(label_N: np.ndarray, group_N: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the fitted and the held-out rows of each half of the groups.
-
-    There are none where a half has a single class.
-    """
-    code_N = np.unique(group_N, return_inverse=True)[1]
-    part_N = group_parts(np.zeros_like(code_N), code_N, num_parts=NUM_PARTS)
-    if min(len(np.unique(label_N[part_N == part])) for part in range(NUM_PARTS)) < 2:
-        return []
-    return [(part_N != part, part_N == part) for part in range(NUM_PARTS)]
 
 
 def held_out_losses(
@@ -213,14 +200,14 @@ def held_out_losses(
     """
     label_N = rows.label_N
     group_N = rows.group_N
-    parts = halves(label_N, group_N)
+    parts = random_parts(label_N, group_N, num_parts=NUM_PARTS)
     if not parts:
         return None
     loss_LN = np.empty((len(ROUNDS), len(label_N)))
     for fitted_N, held_N in parts:
         feature_ND, vote_NC = inputs_of(fitted_N)
         loss_LN[0, held_N] = row_loss(vote_NC[held_N], label_N[held_N])
-        model, class_E = grown(
+        model, class_E = _grown(
             feature_ND[fitted_N], label_N[fitted_N], group_N[fitted_N], max(ROUNDS)
         )
         for number, proba_NE in enumerate(model.staged_predict_proba(feature_ND[held_N]), start=1):
@@ -249,7 +236,7 @@ class Prepared:
             class_E = np.unique(rows.label_N)
             return Trees(self.temperatures, self.vote_temperature, class_E, 0)
         feature_ND = joined(self.feature_ND, further_ND)
-        model, class_E = grown(feature_ND, rows.label_N, rows.group_N, num_rounds)
+        model, class_E = _grown(feature_ND, rows.label_N, rows.group_N, num_rounds)
         return Trees(
             self.temperatures, self.vote_temperature, class_E, num_rounds, forest_of(model)
         )
@@ -268,24 +255,13 @@ def prepared(evidence: Evidence) -> Prepared:
     vote_NC = vote_at(sum_NC, vote_temperature)
     loss_LN = held_out_losses(lambda _: (feature_ND, vote_NC), rows)
     loss_N = row_loss(vote_NC, rows.label_N)
-    num_rounds = _best_rounds(loss_N, loss_LN, rows)
+    num_rounds = 0
     if loss_LN is not None:
-        loss_N = loss_LN[loss_LN.sum(axis=1).argmin()]
+        best = int(loss_LN.sum(axis=1).argmin())
+        if lowers_loss(loss_N, loss_LN[best], rows.group_N):
+            num_rounds = ROUNDS[best]
+        loss_N = loss_LN[best]
     return Prepared(temperatures, vote_temperature, feature_ND, vote_NC, num_rounds, loss_N)
-
-
-def _best_rounds(vote_loss_N: np.ndarray, loss_LN: np.ndarray | None, rows: Rows) -> int:
-    """Return the best number of rounds, 0 where it does not help more than the vote."""
-    if loss_LN is None:
-        return 0
-    best = int(loss_LN.sum(axis=1).argmin())
-    return ROUNDS[best] if helps(vote_loss_N, loss_LN[best], rows) else 0
-
-
-def helps(before_N: np.ndarray, after_N: np.ndarray, rows: Rows) -> bool:
-    """Return whether a loss is lower than before by more than one standard error over groups."""
-    code_N = np.unique(rows.group_N, return_inverse=True)[1]
-    return bool(gain_of_sums(np.bincount(code_N, before_N - after_N)).exceeds())
 
 
 # One thread makes sums the same on any number of cores, and does not wait for busy ones.

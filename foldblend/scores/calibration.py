@@ -15,7 +15,7 @@ import numpy as np
 from foldblend.scores.held_out import outer_parts
 from foldblend.scores.metrics import METRICS, mean_score, row_log_loss, softmax
 from foldblend.scores.rows import Rows
-from foldblend.scores.score import gain_of_sums
+from foldblend.scores.score import lowers_loss
 from foldblend.scores.temperature import best_temperature
 
 __all__ = [
@@ -238,12 +238,12 @@ def calibrate(logits_NC: np.ndarray, rows: Rows) -> Calibration:
         "log_loss_after": mean_score(log_loss, label_N, after_NC, rows.repeat_N),
         "ece_after": calibration_error(label_N, after_NC),
     }
-    code_N = np.unique(rows.group_N, return_inverse=True)[1]
-    gain_N = row_log_loss(label_N, before_NC) - row_log_loss(label_N, after_NC)
+    before_N = row_log_loss(label_N, before_NC)
+    after_N = row_log_loss(label_N, after_NC)
     why_not = None
     if (before_NC.argmax(axis=1) == label_N).all():
         why_not = "no prediction is wrong, so nothing shows how rare errors are"
-    elif not gain_of_sums(np.bincount(code_N, gain_N)).exceeds():
+    elif not lowers_loss(before_N, after_N, rows.group_N):
         why_not = f"it does not improve the log loss of held-out {rows.groups} by a standard error"
     temperature = fitted if why_not is None else 1.0
     return Calibration(temperature, fitted, **before, **after, why_not=why_not)

@@ -11,7 +11,7 @@ import numpy as np
 
 from foldblend.scores.rows import Rows
 
-__all__ = ["group_parts", "outer_parts"]
+__all__ = ["group_parts", "outer_parts", "random_parts"]
 
 
 def group_parts(
@@ -49,6 +49,33 @@ def group_parts(
     part_G = np.empty(len(names), np.int64)
     part_G[order_G] = np.arange(len(names)) % num_parts
     return part_G[code_N]
+
+
+def random_parts(
+    label_N: np.ndarray, group_N: np.ndarray, *, num_parts: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the rows to fit on and the rows to hold out for each of several parts, as masks.
+
+    Groups are dealt at random and not by label, because new data do not have the same number of
+    rows of each class. There are no parts if the rows to fit on have a single class in one.
+
+    Parameters
+    ----------
+    label_N, group_N
+        Class and group of each row.
+    num_parts
+        Number of parts; with fewer groups there are as many parts as groups.
+
+    Examples
+    --------
+    >>> parts = random_parts(np.array([0, 1, 0, 1]), np.array([5, 5, 7, 7]), num_parts=2)
+    >>> [(fitted_N.tolist(), held_N.tolist()) for fitted_N, held_N in parts[:1]]
+    [([False, False, True, True], [True, True, False, False])]
+    """
+    part_N = group_parts(np.zeros(len(label_N)), group_N, num_parts=num_parts)
+    parts = [(part_N != part, part_N == part) for part in np.unique(part_N)]
+    has_one_class = any(len(np.unique(label_N[fitted_N])) < 2 for fitted_N, _ in parts)
+    return [] if has_one_class else parts
 
 
 def outer_parts(of: Rows) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:

@@ -23,6 +23,7 @@ __all__ = [
     "gain",
     "gain_of_sums",
     "left_out_score",
+    "lowers_loss",
     "score_interval",
     "score_of",
     "score_prediction",
@@ -204,6 +205,19 @@ def gain_of_sums(gain_G: np.ndarray) -> Gain:
     """
     error = gain_G.std(ddof=1) * np.sqrt(len(gain_G)) if len(gain_G) > 1 else np.inf
     return Gain(float(gain_G.sum()), float(error))
+
+
+def lowers_loss(before_N: np.ndarray, after_N: np.ndarray, group_N: np.ndarray) -> bool:
+    """Return whether the losses of rows fall by more than one standard error over groups.
+
+    Examples
+    --------
+    >>> group_N = np.array([0, 1, 2])
+    >>> lowers_loss(np.array([0.5, 0.6, 0.7]), np.array([0.4, 0.5, 0.5]), group_N)
+    True
+    """
+    code_N = np.unique(group_N, return_inverse=True)[1]
+    return gain_of_sums(np.bincount(code_N, before_N - after_N)).exceeds()
 
 
 @dataclass(frozen=True, slots=True)

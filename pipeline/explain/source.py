@@ -52,12 +52,8 @@ class Source:
     @property
     def fingerprint(self) -> str:
         """Hash of the weights and of how images are prepared for them."""
-        leaf = self.leaf
-        recipe = leaf.recipe.without_refits()
-        indices: list[int | None] = [*recipe.models]
-        indices += [None] if recipe.frozen else []
-        parts = [recipe.as_dict(), *(leaf.weights.fingerprint(i) for i in indices)]
-        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+        marks = self.leaf.marks(refits=False)
+        return hashlib.blake2b(json.dumps(marks).encode(), digest_size=16).hexdigest()
 
 
 def mistakes_of(run: Run, source: Source) -> list[Mistake]:

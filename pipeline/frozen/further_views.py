@@ -72,8 +72,7 @@ def add_frozen_views(run: Run, job: FoldJob, names: Sequence[str], trust: Trust)
             for model in todo:
                 rows_N = np.ones(len(table), bool)
                 if part == "oof":
-                    repeat, fold = job.place(model)
-                    rows_N = job.run.fold_RN[repeat] == fold
+                    rows_N = job.run.is_held_out(model)
                 logits_NC = net.head_logits(model, features_ND[rows_N])
                 job.check_finite(model, logits_NC)
                 ids = table["image_id"][rows_N]

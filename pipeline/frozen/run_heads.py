@@ -79,7 +79,7 @@ def run_heads(job: TrainingJob, todo: Sequence[int]) -> dict[int, dict[str, Any]
     num_folds = job.run.num_folds
     shared = (time.perf_counter() - start) / len(todo)
     for repeat, fold_N in enumerate(job.run.fold_RN):
-        wanted = [index for index in todo if job.place(index)[0] == repeat]
+        wanted = [index for index in todo if job.run.place(index)[0] == repeat]
         if not wanted:
             continue
         start = time.perf_counter()

@@ -30,9 +30,8 @@ def _targets(job: FoldJob, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     """Return, for each image, whether a fold learns it, its class, and its shares of classes."""
     run = job.run
     manifest = run.manifest
-    repeat, fold = job.place(index)
     found = kept_of_fold(job, index)
-    chosen_N = manifest.learns(run.fold_RN[repeat] != fold) & (manifest.label_to_learn >= 0)
+    chosen_N = manifest.learns(~run.is_held_out(index)) & (manifest.label_to_learn >= 0)
     own_N = np.flatnonzero(chosen_N)
     label_N = manifest.label_to_learn.copy()
     share_NC = np.zeros((len(label_N), manifest.num_classes))

@@ -38,8 +38,7 @@ def images_of_fold(run: Prepared, index: int) -> pd.DataFrame:
     labels = run.labels
     assert labels is not None
     manifest = run.manifest
-    repeat, fold = divmod(index, run.num_folds)
-    learns_N = run.fold_RN[repeat] != fold
+    learns_N = ~run.is_held_out(index)
     parts = []
     if labels.is_teacher:
         parts.append(manifest.training_rows(learns_N).assign(part=TRAIN))
@@ -199,8 +198,7 @@ def num_left_out(run: Prepared, index: int) -> int:
     manifest = run.manifest
     if manifest.unlabelled is None:
         return 0
-    repeat, fold = divmod(index, run.num_folds)
-    return int((~manifest.free_unlabelled(run.fold_RN[repeat] != fold)).sum())
+    return int((~manifest.free_unlabelled(~run.is_held_out(index))).sum())
 
 
 def check_enough(job: FoldJob, labels: Labels, indices: Sequence[int]) -> None:

@@ -92,7 +92,7 @@ def _fold_table(run: Prepared, found: Sequence[Kept], extra_N: Sequence[int]) ->
 
 
 def _fold_name(run: Prepared, index: int) -> str:
-    repeat, fold = divmod(index, run.num_folds)
+    repeat, fold = run.place(index)
     return str(fold) if run.num_repeats == 1 else f"{repeat}.{fold}"
 
 

@@ -111,11 +111,7 @@ class Predictor:
         leaves = self.leaves
         parts: list[Any] = [repr(_shape(self.root))]
         for key in sorted(leaves):
-            leaf = leaves[key]
-            recipe = leaf.recipe if refits else leaf.recipe.without_refits()
-            indices: list[int | None] = [*recipe.models]
-            indices += [None] if recipe.frozen else []
-            parts += [key, recipe.as_dict(), *(leaf.weights.fingerprint(i) for i in indices)]
+            parts += [key, *leaves[key].marks(refits=refits)]
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 

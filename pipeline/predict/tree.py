@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -65,6 +65,13 @@ class Leaf:
     @property
     def num_models(self) -> int:
         return self.recipe.num_models
+
+    def marks(self, *, refits: bool = True) -> list[Any]:
+        """Return the recipe and the hashes of the weights, with those of refits or without."""
+        recipe = self.recipe if refits else self.recipe.without_refits()
+        indices: list[int | None] = [*recipe.models]
+        indices += [None] if recipe.frozen else []
+        return [recipe.as_dict(), *(self.weights.fingerprint(one) for one in indices)]
 
     def merged(
         self,

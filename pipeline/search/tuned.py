@@ -107,8 +107,8 @@ class TunedTrials:
         run = Run(place)
         reader = TableReader(place, run.info, read_done(place, index)["files"])
         table = reader.read(f"fold_{index}/oof")
-        repeat, fold = divmod(index, self.like.num_folds)
-        held_N = self.like.fold_RN[repeat] == fold
+        repeat, _ = self.like.place(index)
+        held_N = self.like.is_held_out(index)
         keys = self.like.manifest.train.loc[held_N, ["image_id"]].assign(repeat=repeat)
         at = repeat * len(held_N) + np.flatnonzero(held_N)
         found_NC[at] = run.logits(rows_like(table, keys))

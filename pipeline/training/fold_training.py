@@ -127,8 +127,7 @@ class FoldTraining:
     def _rows_to_use(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         """Return the held-out rows, those that choose the epoch, and the training rows."""
         job = self.job
-        repeat, fold = job.place(self.index)
-        is_held_out = job.run.fold_RN[repeat] == fold
+        is_held_out = job.run.is_held_out(self.index)
         held_out = job.run.manifest.train[is_held_out].reset_index(drop=True)
         learns_N = ~is_held_out
         selection_rows = held_out

@@ -56,8 +56,7 @@ def _key_of(job: TrainingJob, seed: int) -> dict[str, str]:
 
 def _rows_of(run: Prepared, index: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Return the held-out rows of a fold, the rows that choose seeds, and the training rows."""
-    repeat, fold = divmod(index, run.num_folds)
-    held_N = run.fold_RN[repeat] == fold
+    held_N = run.is_held_out(index)
     inner, learns_N = inner_split(run, ~held_N, index)
     held_out = run.manifest.train[held_N].reset_index(drop=True)
     return held_out, inner, run.manifest.training_rows(learns_N)
