@@ -255,13 +255,18 @@ def prepared(evidence: Evidence) -> Prepared:
     vote_NC = vote_at(sum_NC, vote_temperature)
     loss_LN = held_out_losses(lambda _: (feature_ND, vote_NC), rows)
     loss_N = row_loss(vote_NC, rows.label_N)
-    num_rounds = 0
+    num_rounds = _best_rounds(loss_N, loss_LN, rows)
     if loss_LN is not None:
-        best = int(loss_LN.sum(axis=1).argmin())
-        if lowers_loss(loss_N, loss_LN[best], rows.group_N):
-            num_rounds = ROUNDS[best]
-        loss_N = loss_LN[best]
+        loss_N = loss_LN[loss_LN.sum(axis=1).argmin()]
     return Prepared(temperatures, vote_temperature, feature_ND, vote_NC, num_rounds, loss_N)
+
+
+def _best_rounds(vote_loss_N: np.ndarray, loss_LN: np.ndarray | None, rows: Rows) -> int:
+    """Return the best number of rounds, 0 where it does not help more than the vote."""
+    if loss_LN is None:
+        return 0
+    best = int(loss_LN.sum(axis=1).argmin())
+    return ROUNDS[best] if lowers_loss(vote_loss_N, loss_LN[best], rows.group_N) else 0
 
 
 # One thread makes sums the same on any number of cores, and does not wait for busy ones.
