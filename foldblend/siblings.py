@@ -52,14 +52,14 @@ def find_siblings_first() -> None:
         sys.meta_path.insert(0, _SiblingFinder())
 
 
-def call(name: str, *args: Any) -> Any:
+def call(name: str, *args: Any, **settings: Any) -> Any:
     """Call our function "module:function" in a newly started process.
 
     Passing this function to the process makes it import foldblend first. The finder is then in
     place before objects of the other packages are unpickled.
     """
     module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)(*args)
+    return getattr(importlib.import_module(module), function)(*args, **settings)
 
 
 def rebuild(name: str, state: dict[str, Any]) -> Any:

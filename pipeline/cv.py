@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from foldblend.cli import Say, quiet
+from foldblend.cluster.cluster import Cluster, opened
 from foldblend.errors import UserError, listed
 from foldblend.progress import lines_to, write
 from foldblend.runs.folder import drop_fold_locks, lock_folder, sweep
@@ -26,6 +27,7 @@ from pipeline.begin import (
     record_before,
     say_start,
 )
+from pipeline.cluster.folds import check_data, train_models
 from pipeline.complete import complete_run
 from pipeline.config.run import RunConfig, parse_folds
 from pipeline.config.settings import make_config, replace
@@ -34,15 +36,15 @@ from pipeline.fold_claims import claim_folds, folds_in_training
 from pipeline.fold_files import finished_folds, fold_key
 from pipeline.frozen.run_heads import run_heads
 from pipeline.inference_engine import as_begun
-from pipeline.job import Chosen, Prepared
+from pipeline.job import Chosen, Prepared, TrainingJob
 from pipeline.labels.make import make_labels
 from pipeline.labels.rounds import rounds_of
 from pipeline.open_folder import check_still_there, open_folder
 from pipeline.prepare import prepare
 from pipeline.refit import check_refit, kept_refit, train_refits
+from pipeline.training.fold_training import run_fold
 from pipeline.training.parallel_folds import run_folds
 from pipeline.training.soup_of_seeds import run_soup_fold
-from pipeline.training.start import training_job
 from pipeline.watch.progress import Progress
 
 __all__ = ["cross_validate", "cross_validate_chosen", "cross_validate_seeds"]
@@ -112,6 +114,18 @@ def cross_validate_chosen(config: RunConfig, chosen: Chosen, *, say: Say = write
 def _run(config: RunConfig, say: Say, chosen: Chosen | None = None) -> Run:
     """Make a run, or its plan with --dry-run."""
     only = () if config.output.only_folds is None else parse_folds(config.output.only_folds)
+    machine = config.machine
+    with lines_to(say), opened(machine.backend, machine.ray_address, say) as cluster:
+        if cluster is not None:
+            # Before the data are read, which takes longer.
+            cluster.check(Path(config.output.output))
+        return _run_here(config, only, cluster, say, chosen)
+
+
+def _run_here(
+    config: RunConfig, only: Sequence[int], cluster: Cluster | None, say: Say, chosen: Chosen | None
+) -> Run:
+    """Make a run, or its plan with --dry-run, with the nodes of a cluster if there is one."""
     with lines_to(say):
         # The trials of a search have said what the data and the folds are.
         run = dataclasses.replace(prepare(config, say if chosen is None else quiet), chosen=chosen)
@@ -126,13 +140,21 @@ def _run(config: RunConfig, say: Say, chosen: Chosen | None = None) -> Run:
         with lines_to(say):
             say_plan(run, folder, only, resume=config.output.resume, say=say)
         return Run(folder)
+    if cluster is not None:
+        check_data(cluster, run)
     with lines_to(say), safe_csv(config.output.safe_csv):
-        _cross_validate(run, folder, only, resume=config.output.resume, say=say)
+        _cross_validate(run, folder, only, cluster, resume=config.output.resume, say=say)
     return Run(folder)
 
 
 def _cross_validate(
-    run: Prepared, folder: Path, only: Sequence[int], *, resume: bool, say: Say
+    run: Prepared,
+    folder: Path,
+    only: Sequence[int],
+    cluster: Cluster | None,
+    *,
+    resume: bool,
+    say: Say,
 ) -> None:
     """Train the unfinished folds, or those of `only`, and complete the run if none is left.
 
@@ -168,7 +190,7 @@ def _cross_validate(
         if claim.others:
             say(f"{folder}: another process is training folds {listed(claim.others, most=9)}")
         if claim.mine:
-            done |= _train(run, folder, info, done, claim.mine, say)
+            done |= _train(run, folder, info, done, claim.mine, cluster, say)
         with lock_folder(folder, wait=wait):
             # The locks of folds end with that of the folder held, so that of two processes that
             # finish together one sees that no fold is left.
@@ -197,7 +219,7 @@ def _cross_validate(
                 run, folder, info, before, refit, intact=intact, say=quiet if trains else say
             )
             if trains:
-                train_refits(run, folder, info, say)
+                train_refits(run, folder, info, cluster, say)
                 refit = kept_refit(run, folder, info)
                 complete_run(run, folder, info, before, refit, intact=intact, say=say)
 
@@ -218,23 +240,43 @@ def _train(
     info: Mapping[str, Any],
     done: Mapping[int, dict[str, Any] | None],
     todo: Sequence[int],
+    cluster: Cluster | None,
     say: Say,
 ) -> dict[int, dict[str, Any]]:
     """Train the folds of `todo` and return the done.json of each."""
+    for index in [index for index, fold in done.items() if fold is not None]:
+        say(f"{run.title_of(index)}: finished before, kept")
+    is_frozen = run.config.train.frozen
     num = len(todo) * max(run.config.train.num_ingredients, 1)
     with contextlib.closing(Progress(num)) as progress:
         key = fold_key(run, info)
-        job = training_job(run, folder, info, key=key, progress=progress, say=say)
-        for index in [index for index, fold in done.items() if fold is not None]:
-            say(f"{job.title(index)}: finished before, kept")
-        if run.labels is not None:
+        return train_models(
+            run,
+            folder,
+            info,
+            key=key,
+            todo=todo,
+            train=_train_heads if is_frozen else _train_folds,
             # The heads of all folds of a frozen backbone are fitted together.
-            make_labels(job, range(run.num_models) if run.config.train.frozen else todo)
-        if run.config.train.frozen:
-            return run_heads(job, todo)
-        if run.config.train.soup:
-            return run_folds(job, todo, run=run_soup_fold)
-        return run_folds(job, todo)
+            together=is_frozen,
+            cluster=cluster,
+            progress=progress,
+            say=say,
+        )
+
+
+def _train_heads(job: TrainingJob, todo: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Fit the heads of folds on a frozen backbone."""
+    if job.run.labels is not None:
+        make_labels(job, range(job.run.num_models))
+    return run_heads(job, todo)
+
+
+def _train_folds(job: TrainingJob, todo: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Train folds one after another, or several at the same time."""
+    if job.run.labels is not None:
+        make_labels(job, todo)
+    return run_folds(job, todo, run=run_soup_fold if job.run.config.train.soup else run_fold)
 
 
 def _say_left(folder: Path, left: Sequence[int], say: Say) -> None:

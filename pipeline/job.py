@@ -136,6 +136,13 @@ class Prepared:
         """Return the name of a model in file names; numbers after the folds' are refits."""
         return model_name(index, self.num_models)
 
+    def title_of(self, index: int) -> str:
+        """Return the name of a model in the log, such as "fold 0"."""
+        if index >= self.num_models:
+            return self.name_of(index).replace("_", " ")
+        repeat, fold = self.place(index)
+        return f"fold {fold}" if self.num_repeats == 1 else f"repeat {repeat} fold {fold}"
+
     @property
     def origin(self) -> dict[str, str]:
         """Source and licence of the initial weights."""
@@ -158,10 +165,7 @@ class FoldJob:
 
     def title(self, index: int) -> str:
         """Return the name of a model in the log, such as "fold 0"."""
-        if index >= self.run.num_models:
-            return self.run.name_of(index).replace("_", " ")
-        repeat, fold = self.run.place(index)
-        return f"fold {fold}" if self.run.num_repeats == 1 else f"repeat {repeat} fold {fold}"
+        return self.run.title_of(index)
 
     def new_model(self) -> torch.nn.Module:
         """Return a new model on its device, with the layers frozen that --finetune excludes.

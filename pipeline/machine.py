@@ -12,12 +12,14 @@ from foldblend.errors import UserError, counted
 from pipeline.config.run import MachineConfig
 from pipeline.device import emulating_bfloat16, num_cores
 
-__all__ = ["decide_compile", "resolve_machine", "rows_of", "workers_of"]
+__all__ = ["MOST_WORKERS", "decide_compile", "resolve_machine", "rows_of", "workers_of"]
 
 # Training steps of a run from which on --compile auto compiles. Compiling takes one to two minutes,
 # once for all folds, and saves some milliseconds per step. This is an estimate; `make bench-gpu`
 # measures it.
 COMPILE_STEPS = 20_000
+# Processes that load images for one model.
+MOST_WORKERS = 8
 # Read at import, because `compute_of` changes the number of threads of the whole process.
 DEFAULT_THREADS = torch.get_num_threads()
 
@@ -34,7 +36,7 @@ def workers_of(device: str, num_processes: int) -> int:
     """
     if torch.device(device).type != "cuda":
         return 0
-    return min(8, max(1, num_cores() // num_processes))
+    return min(MOST_WORKERS, max(1, num_cores() // num_processes))
 
 
 def decide_compile(config: MachineConfig, num_steps: int) -> str:

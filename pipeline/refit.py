@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from foldblend.cli import Say
+from foldblend.cluster.cluster import Cluster
 from foldblend.errors import counted
 from foldblend.runs.refit import model_name
+from pipeline.cluster.folds import Train, train_models
 from pipeline.config.resolved import ResolvedTrain
 from pipeline.config.train import AUTO
 from pipeline.fold_files import finished_fold, fold_key
@@ -18,7 +20,6 @@ from pipeline.job import Prepared, TrainingJob
 from pipeline.training.full_training import run_full
 from pipeline.training.parallel_folds import run_folds
 from pipeline.training.soup_of_folds import run_soup
-from pipeline.training.start import training_job
 from pipeline.training.weight_means import check_starts
 from pipeline.watch.progress import Progress
 
@@ -36,7 +37,7 @@ def _souped(job: TrainingJob, todo: Sequence[int]) -> Done:
 
 
 # By kind of refit, and whether the run has linear heads on a frozen backbone.
-KINDS: dict[tuple[str, bool], Callable[[TrainingJob, Sequence[int]], Done]] = {
+KINDS: dict[tuple[str, bool], Train] = {
     ("full", False): _trained,
     ("full", True): run_full_heads,
     ("soup", False): _souped,
@@ -95,7 +96,9 @@ def kept_refit(run: Prepared, folder: Path, info: Mapping[str, Any]) -> dict[str
     }
 
 
-def train_refits(run: Prepared, folder: Path, info: Mapping[str, Any], say: Say) -> None:
+def train_refits(
+    run: Prepared, folder: Path, info: Mapping[str, Any], cluster: Cluster | None, say: Say
+) -> None:
     """Train the refits that are not finished; the folder is locked by the caller.
 
     Each one is written to its own folder, with a checkpoint while it is trained.
@@ -106,8 +109,19 @@ def train_refits(run: Prepared, folder: Path, info: Mapping[str, Any], say: Say)
     todo = [one for one in indices if finished_fold(folder, run.name_of(one), key, say) is None]
     rows = counted(len(run.manifest.train), "image")
     kind = run.config.train.refit
+    is_frozen = run.config.train.frozen
     say(f"{folder}: complete, with its report; --refit {kind} follows, of all {rows}")
     with contextlib.closing(Progress(len(todo))) as progress:
-        job = training_job(run, folder, info, key=key, progress=progress, say=say)
-        train = KINDS[str(run.config.train.refit), run.config.train.frozen]
-        train(job, todo)
+        train_models(
+            run,
+            folder,
+            info,
+            key=key,
+            todo=todo,
+            train=KINDS[str(kind), is_frozen],
+            # The models of the folds are read once.
+            together=is_frozen or kind == "soup",
+            cluster=cluster,
+            progress=progress,
+            say=say,
+        )

@@ -6,15 +6,18 @@ import dataclasses
 import glob
 from pathlib import Path
 
+from foldblend.cluster.cluster import LOCAL
+from foldblend.cluster.connect import AUTO
 from foldblend.files import exists, home, is_file
 from foldblend.flags import flags_of
 from foldblend.plugins import is_custom
 from folds.data.manifest import Manifest
+from pipeline.cluster.settings import decide_machine
 from pipeline.config.labels import TEST
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import flatten, replace
 from pipeline.levels import levels_settings
-from pipeline.machine import resolve_machine, rows_of
+from pipeline.machine import rows_of
 from pipeline.models.elsewhere import absolute
 
 __all__ = ["settings_of_run"]
@@ -67,7 +70,7 @@ def settings_of_run(config: RunConfig, manifest: Manifest, size: str, name: str)
     if is_custom(config.augment.augment):
         # Custom augmentations run on the CPU.
         chosen = dataclasses.replace(chosen, augment_on="cpu")
-    machine = resolve_machine(chosen)
+    machine = decide_machine(chosen)
     batch_size = config.infer.validation_batch_size or rows_of(machine["device"])
     decided = replace(
         config,
@@ -78,6 +81,9 @@ def settings_of_run(config: RunConfig, manifest: Manifest, size: str, name: str)
         name=name,
         seeds=max(config.train.num_ingredients, 1),
         config=None,
+        # Where the same command runs another time is not for config.yaml to say.
+        backend=LOCAL,
+        ray_address=AUTO,
         only_folds=None,
         resume=True,
         trust_parts=False,

@@ -220,14 +220,14 @@ def clear_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def lock_fold(folder: Path, fold: int | str) -> Iterator[None]:
+def lock_fold(folder: Path, fold: int | str, *, patience: float = PATIENCE) -> Iterator[None]:
     """Lock a fold of a run, in which only its process writes then.
 
-    Raises UserError if another process has locked it.
+    Raises UserError if another process has locked it for longer than `patience` in seconds.
     """
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(hold(folder / f"{FOLD_LOCK}{fold}", patience=PATIENCE))
+            stack.enter_context(hold(folder / f"{FOLD_LOCK}{fold}", patience=patience))
         except Timeout:
             raise UserError(
                 f"{folder}: another process is training fold {fold}; wait for it"

@@ -16,6 +16,7 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 from foldblend.cli import check_name
+from foldblend.cluster.names import LOCAL, RAY
 from foldblend.errors import listed, require
 from foldblend.flags import NOT_A_FLAG, Needs, check_lengths, expand_home, flag, one_part
 from foldblend.limits import check_machine
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 _arg = tyro.conf.arg
+ON_RAY = Needs("--backend ray", lambda run: run.machine.backend == RAY)
 BY_GROUP = Needs("--score-by group", lambda run: run.output.score_by == GROUP)
 
 
@@ -199,6 +201,14 @@ class MachineConfig:
     """
     channels_last: bool = True
     """Use the channels-last memory layout, which is faster on CUDA and on the CPU."""
+    backend: Literal["local", "ray"] = flag(LOCAL, before=LOCAL, identity=False)
+    """Where folds are trained. local: on this machine. ray: on all nodes of a Ray cluster that runs
+    already, from a folder that they share (extra ray; docs/cluster.md).
+    """
+    ray_address: str = flag("auto", before="auto", identity=False, needs=ON_RAY)
+    """The cluster: auto ($RAY_ADDRESS, or the one of this machine), host:port, or ray://host:port
+    from a machine that is no part of it.
+    """
     workers: Annotated[int | None, _arg(aliases=["-j"])] = flag(None, identity=False, common=True)
     """Processes that load images; 0: a thread loads them. Default: one per core, at most 8, on
     CUDA; 0 on the CPU.

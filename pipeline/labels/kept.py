@@ -72,7 +72,8 @@ def keep(
     if is_link(place) or not place.is_dir():
         # Nothing is written where a link leads.
         remove(place)
-        place.mkdir()
+        # Several processes may make the labels of a run.
+        place.mkdir(exist_ok=True)
     (folder / record).unlink(missing_ok=True)
     write_table(folder / data, with_logits(table, logits_NC))
     write_json(folder / record, {**info, "file": file_hash(folder / data)})

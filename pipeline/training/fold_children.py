@@ -28,7 +28,7 @@ from pipeline.training.shared_images import SharedImages
 from pipeline.watch.hangup import hangup_held
 from pipeline.watch.progress import Progress
 
-__all__ = ["FoldChild", "FoldError", "RunFold", "serve_folds"]
+__all__ = ["FoldChild", "FoldError", "RunFold", "log_to", "serve_folds"]
 
 # A child process imports its function by this name (see foldblend.siblings.call).
 SERVE = "pipeline.training.fold_children:serve_folds"
@@ -142,7 +142,7 @@ def _die_with(lifeline: Connection) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _log_to(file: Path) -> None:
+def log_to(file: Path) -> None:
     """Redirect the output of this process, also that of C libraries, to a file."""
     file.parent.mkdir(exist_ok=True)
     sys.stdout.flush()
@@ -209,7 +209,7 @@ def serve_folds(
             index = pipe.recv()
         except EOFError:
             return
-        _log_to(here.folder / "logs" / f"{here.run.name_of(index)}.log")
+        log_to(here.folder / "logs" / f"{here.run.name_of(index)}.log")
         try:
             pipe.send(("done", run(here, index)))
         except UserError as error:

@@ -1,0 +1,221 @@
+"""A Ray cluster as a place to call our functions, with the messages of the calls."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from foldblend.cli import Say
+from foldblend.cluster.connect import connected
+from foldblend.cluster.nodes import Share, check_nodes, nodes_of, share_of
+from foldblend.cluster.worker import Message, Worker
+from foldblend.errors import UserError, counted, in_a_line
+
+__all__ = ["LOCAL", "RAY", "Cluster", "Task", "opened"]
+
+LOCAL = "local"
+RAY = "ray"
+# How often a call is begun on another node after one was lost.
+MOST_LOST = 5
+# Seconds before it is begun again, times the number of losses.
+PAUSE = 2.0
+
+Listen = Callable[[str, Any], object]
+"""Takes a message: its kind and content."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A call of one of our functions on a node."""
+
+    title: str
+    """What it works on, for messages, such as "fold 0"."""
+    name: str
+    """The function, as "module:function"; it is called with `args` and the keyword `tell`, a
+    function that sends a message (a kind and its content).
+    """
+    args: tuple[Any, ...] = ()
+    listen: Listen = field(default=lambda kind, what: None)
+    """Gets the messages."""
+
+
+class Cluster:
+    """A cluster that this process is connected to."""
+
+    def __init__(self, ray: Any, say: Say) -> None:
+        self.ray = ray
+        self.say = say
+        self._workers: set[Any] = set()
+        self._stopped = threading.Event()
+
+    def check(self, folder: Path, files: Sequence[Path] = ()) -> None:
+        """Check that each node has our versions and shares our files (see `check_nodes`)."""
+        check_nodes(self.ray, folder, files)
+
+    def share(self, *, device: str, threads: int | None) -> Share:
+        """Return what a model takes of a node (see `share_of`)."""
+        return share_of(nodes_of(self.ray), device=device, threads=threads)
+
+    def describe(self) -> str:
+        """Return the nodes and what they have, in words."""
+        nodes = nodes_of(self.ray)
+        cpus = counted(sum(one.cpus for one in nodes), "CPU")
+        gpus = counted(sum(one.gpus for one in nodes), "GPU")
+        return f"{counted(len(nodes), 'node')} with {cpus} and {gpus}"
+
+    def call(self, task: Task, share: Share) -> Any:
+        """Call a function on a node and return its result; if the node is lost, on another one.
+
+        Raises
+        ------
+        UserError
+            What the function raised, in one line.
+        """
+        for num_lost in range(1, MOST_LOST + 1):
+            worker = self._worker(share)
+            try:
+                return self._result(worker, task)
+            except self.ray.exceptions.RayError as error:
+                if self._stopped.is_set():
+                    raise UserError(f"{task.title}: stopped") from None
+                why = self._cause(error)
+            finally:
+                self._end(worker)
+            if num_lost < MOST_LOST:
+                self.say(f"{task.title}: was lost, as {why}; it goes on from its last checkpoint")
+                # A node that has just died may still be given work.
+                self._stopped.wait(num_lost * PAUSE)
+        raise UserError(
+            f"{task.title}: was lost {MOST_LOST} times, the last time as {why}; run the same"
+            " command again to go on"
+        )
+
+    def map(self, tasks: Sequence[Task], share: Share, *, most: int | None = None) -> list[Any]:
+        """Call functions at the same time, as many as there is room for, and return the results.
+
+        Parameters
+        ----------
+        tasks
+            The calls. All are finished even if some fail.
+        share
+            What each takes of a node.
+        most
+            How many run at the same time at most; None: as many as the cluster has room for.
+
+        Raises
+        ------
+        UserError
+            If some failed, in one line.
+        """
+        pool = ThreadPoolExecutor(max(1, min(most or len(tasks), len(tasks))))
+        try:
+            waiting = [pool.submit(self.call, task, share) for task in tasks]
+            # Ctrl-C is noticed between waits.
+            while not all(one.done() for one in waiting):
+                wait(waiting, timeout=1.0, return_when=FIRST_EXCEPTION)
+        except BaseException:
+            self.stop()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+        pool.shutdown()
+        failed = [error for one in waiting if (error := one.exception()) is not None]
+        for error in failed:
+            if not isinstance(error, UserError):
+                raise error
+        if failed:
+            raise UserError("; ".join(map(str, failed)))
+        return [one.result() for one in waiting]
+
+    def stop(self) -> None:
+        """End all processes on the nodes; files that they have written stay."""
+        self._stopped.set()
+        for worker in [*self._workers]:
+            self._end(worker)
+
+    def _worker(self, share: Share) -> Any:
+        """Start a process on a node, as soon as one has room."""
+        # Nodes are filled evenly, so that each fold has as much of its node as possible.
+        kind = self.ray.remote(
+            num_cpus=share.cpus,
+            num_gpus=share.gpus,
+            max_restarts=0,
+            scheduling_strategy="SPREAD",
+        )(Worker)
+        worker = kind.remote(str(Path.cwd()))
+        self._workers.add(worker)
+        if self._stopped.is_set():
+            self._end(worker)
+        return worker
+
+    def _end(self, worker: Any) -> None:
+        self._workers.discard(worker)
+        # It may be gone with its node, or the cluster with all of them.
+        with contextlib.suppress(Exception):
+            self.ray.kill(worker)
+
+    def _result(self, worker: Any, task: Task) -> Any:
+        payload = self.ray.cloudpickle.dumps(task.args)
+        self.ray.get(worker.start.remote(task.name, payload))
+        for kind, what in self._messages(worker):
+            if kind == "done":
+                return pickle.loads(what)
+            if kind == "failed":
+                why, is_for_users = what
+                raise UserError(why if is_for_users else f"{task.title} failed: {why}")
+            task.listen(kind, what)
+        raise AssertionError("messages end with done or failed")
+
+    def _messages(self, worker: Any) -> Iterator[Message]:
+        while True:
+            yield from self.ray.get(worker.messages.remote())
+
+    def _cause(self, error: Exception) -> str:
+        """Return why a worker was lost; Ray's messages are pages."""
+        errors = self.ray.exceptions
+        if isinstance(error, errors.ActorUnavailableError):
+            return "its node does not answer"
+        if "node has died" in str(error):
+            return "its node died"
+        if "OOM" in str(error) or "memory" in str(error):
+            return "its node ran out of memory"
+        return f"its process died ({in_a_line(error)})"
+
+
+_open: dict[str, Cluster] = {}
+
+
+@contextlib.contextmanager
+def opened(backend: str, address: str, say: Say) -> Iterator[Cluster | None]:
+    """Return the cluster of --backend ray, None for the local backend.
+
+    Blocks within a block share its connection, and the outermost one ends all its processes.
+
+    Parameters
+    ----------
+    backend
+        local or ray.
+    address
+        See `foldblend.cluster.connect.connected`.
+    say
+        Function that prints one line of the log.
+    """
+    if backend == LOCAL:
+        yield None
+        return
+    if address in _open:
+        yield _open[address]
+        return
+    with connected(address) as ray:
+        cluster = _open[address] = Cluster(ray, say)
+        say(f"Ray cluster: {cluster.describe()}")
+        try:
+            yield cluster
+        finally:
+            del _open[address]
+            cluster.stop()

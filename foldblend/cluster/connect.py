@@ -1,0 +1,114 @@
+"""Connection to a Ray cluster that exists, and an answer within seconds where there is none."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from foldblend.cluster.names import AUTO, CLIENT, FLAG, check_address
+from foldblend.errors import UserError, in_a_line
+
+__all__ = ["connected"]
+
+# Seconds in which a cluster must answer. Ray itself tries for minutes.
+PATIENCE = 8.0
+CURE = "start a cluster (ray start --head), or pass the address of one that runs"
+
+
+def _ray() -> Any:
+    """Import Ray. Raises UserError where it is not installed."""
+    # Read when Ray is imported; nothing is to be sent to its makers unasked.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise UserError(
+            "--backend ray: needs Ray; pip install 'foldblend[ray]', or leave the flag out"
+        ) from None
+    _silence()
+    return ray
+
+
+def _silence() -> None:
+    """Let Ray print no pages of a lost node's state to standard output, where a table may go.
+
+    The command says in one line that the node was lost. Ray has no setting for it.
+    """
+    from ray._private import worker
+
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda *_, **__: None
+
+
+def _place_of(address: str) -> str:
+    """Return host:port of an address; auto is $RAY_ADDRESS, else the cluster of this machine.
+
+    Raises UserError where there is none.
+    """
+    asked = os.environ.get("RAY_ADDRESS", "") if address == AUTO else address
+    if asked and asked != AUTO:
+        check_address(asked)
+        return asked.removeprefix(CLIENT)
+    # Ray has no public function that finds the cluster of this machine without joining it.
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        found = canonicalize_bootstrap_address(AUTO)
+    except (ConnectionError, ValueError):
+        found = None
+    if found is None:
+        raise UserError(f"{FLAG} {AUTO}: no Ray cluster runs on this machine; {CURE}")
+    return str(found)
+
+
+def _check_answers(place: str, address: str) -> None:
+    """Raise UserError unless a server answers. Ray's servers speak gRPC."""
+    import grpc
+
+    channel = grpc.insecure_channel(place, options=[("grpc.enable_http_proxy", 0)])
+    try:
+        grpc.channel_ready_future(channel).result(timeout=PATIENCE)
+    except grpc.FutureTimeoutError:
+        shown = address if place in address else f"{address} ({place})"
+        raise UserError(
+            f"{FLAG} {shown}: nothing answered within {PATIENCE:.0f} s; {CURE}"
+        ) from None
+    finally:
+        channel.close()
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """Connect to a cluster and return Ray's module; the connection of a caller is used and kept.
+
+    Parameters
+    ----------
+    address
+        auto, host:port, or ray://host:port for a cluster that this machine is no part of.
+
+    Raises
+    ------
+    UserError
+        If Ray is not installed, nothing answers, or the cluster has another version.
+    """
+    ray = _ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    place = _place_of(address)
+    _check_answers(place, address)
+    asked = address if address != AUTO else os.environ.get("RAY_ADDRESS") or place
+    try:
+        ray.init(address=asked, log_to_driver=False, logging_level="ERROR")
+    except Exception as error:
+        why = in_a_line(error)
+        raise UserError(
+            f"{FLAG} {address}: the cluster cannot be joined ({why}); install the same versions of"
+            " Ray and Python here and there"
+        ) from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()

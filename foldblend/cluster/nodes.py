@@ -1,0 +1,185 @@
+"""Nodes of a cluster: what each has, and whether it can work on a run."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foldblend.cluster import probe
+from foldblend.drafts import draft_of
+from foldblend.errors import UserError, in_a_line
+
+__all__ = ["Node", "Share", "check_nodes", "nodes_of", "share_of"]
+
+# Seconds in which a node must start a process and look at its files.
+PATIENCE = 90.0
+FLAG = "--backend ray"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node that is alive."""
+
+    id: str
+    address: str
+    cpus: int
+    gpus: int
+
+    @property
+    def title(self) -> str:
+        return f"node {self.address}"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one model needs of a node."""
+
+    cpus: int
+    gpus: int
+
+
+def nodes_of(ray: Any) -> list[Node]:
+    """Return the nodes of a cluster that are alive."""
+    return [
+        Node(
+            one["NodeID"],
+            one["NodeManagerAddress"],
+            int(one["Resources"].get("CPU", 0)),
+            int(one["Resources"].get("GPU", 0)),
+        )
+        for one in ray.nodes()
+        if one["Alive"]
+    ]
+
+
+def share_of(nodes: Sequence[Node], *, device: str, threads: int | None) -> Share:
+    """Return what a model takes: a GPU with its part of the CPUs, or all CPUs of the least node.
+
+    Parameters
+    ----------
+    nodes
+        The nodes.
+    device
+        auto, cuda or cpu; auto is a GPU where any node has one.
+    threads
+        CPU threads of a model; None: as many as the node has for it.
+
+    Raises
+    ------
+    UserError
+        If no node has it.
+    """
+    if device not in ("auto", "cuda", "cpu"):
+        raise UserError(
+            f"--device {device}: with {FLAG}, a model gets the GPU that is free; pass cuda or cpu"
+        )
+    with_gpus = [one for one in nodes if one.gpus]
+    if device == "cuda" and not with_gpus:
+        raise UserError("--device cuda: no node of the cluster has a GPU; pass --device cpu")
+    if with_gpus and device != "cpu":
+        cpus = min(one.cpus // one.gpus for one in with_gpus)
+        return Share(max(cpus, 1), 1)
+    most = max((one.cpus for one in nodes), default=0)
+    if most == 0:
+        raise UserError(f"{FLAG}: no node of the cluster has CPUs; add a node with some")
+    if threads is not None and threads > most:
+        raise UserError(
+            f"--threads {threads}: no node of the cluster has so many CPUs; pass {most} or fewer"
+        )
+    return Share(threads or min(one.cpus for one in nodes if one.cpus), 0)
+
+
+def check_nodes(ray: Any, folder: Path, files: Sequence[Path]) -> None:
+    """Check that all nodes have our versions and see our files, before anything is trained.
+
+    Parameters
+    ----------
+    ray
+        Ray, connected.
+    folder
+        Folder of results, which is made if it is absent; every node must read and write it.
+    files
+        Files that every node must see.
+
+    Raises
+    ------
+    UserError
+        For the first node that cannot work on the run.
+    """
+    # A node may lack foldblend, so that the module goes there as source.
+    ray.cloudpickle.register_pickle_by_value(probe)
+    look = ray.remote(num_cpus=0, max_retries=0)(probe.look)
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    token = draft_of(folder / "here").absolute()
+    secret = secrets.token_hex(8)
+    token.write_text(secret, encoding="utf-8")
+    asked = [(one, draft_of(folder / "there").absolute()) for one in nodes_of(ray)]
+    paths = [str(file.absolute()) for file in files]
+    try:
+        waiting = [
+            look.options(scheduling_strategy=_only_on(ray, node)).remote(
+                str(token), str(answer), paths
+            )
+            for node, answer in asked
+        ]
+        for (node, answer), one in zip(asked, waiting, strict=True):
+            try:
+                found = ray.get(one, timeout=PATIENCE)
+            except ray.exceptions.RayError as error:
+                raise UserError(
+                    f"{FLAG}: {node.title} did not answer ({in_a_line(error)}); mend it or take it"
+                    " out of the cluster"
+                ) from None
+            _check(node, found, folder, secret, answer, files)
+    finally:
+        ray.cloudpickle.unregister_pickle_by_value(probe)
+        for file in (token, *(answer for _, answer in asked)):
+            file.unlink(missing_ok=True)
+        if is_new:
+            # The run makes it, if there is one.
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _only_on(ray: Any, node: Node) -> Any:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node.id, soft=False)
+
+
+def _check(
+    node: Node,
+    found: Mapping[str, Any],
+    folder: Path,
+    secret: str,
+    answer: Path,
+    files: Sequence[Path],
+) -> None:
+    """Raise UserError if a node has other versions, or does not see our files as we see them."""
+    ours = probe.versions()
+    theirs = found["versions"]
+    for name, version in ours.items():
+        if theirs[name] == version:
+            continue
+        other = (
+            "has another source of foldblend"
+            if name == "foldblend's source"
+            else f"has {name} {theirs[name]}, here it is {version}"
+        )
+        if theirs["foldblend's source"] is None:
+            other = "has no foldblend"
+        raise UserError(f"{FLAG}: {node.title} {other}; install the same versions on all nodes")
+    shared = "a path that all nodes share"
+    if found["token"] != secret or not answer.exists():
+        why = f" ({found['problem']})" if found["problem"] else ""
+        raise UserError(
+            f"--output {folder}: {node.title} does not share this folder{why}; pass {shared}"
+        )
+    for file, size in zip(files, found["files"], strict=True):
+        if size != file.stat().st_size:
+            raise UserError(f"{file}: {node.title} does not see this file; put it under {shared}")
