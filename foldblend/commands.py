@@ -11,6 +11,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from foldblend.streams import print_aside
+from foldblend.torchrun import World, world_of
+
 # The keys of COMMANDS are attributes of this module too (see __getattr__).
 __all__ = ["COMMANDS", "blend_runs_renamed", "renamed", "run_cv_renamed"]
 
@@ -29,13 +32,31 @@ COMMANDS = {
 }
 
 
+# Commands whose processes share the work when torchrun starts several.
+WITH_TORCHRUN = {"run_cv"}
+
+
 def _command(name: str) -> Callable[[Sequence[str] | None], int]:
     def main(argv: Sequence[str] | None = None) -> int:
         """Run the command with `argv` (default: sys.argv) and return its exit code."""
+        world = world_of()
+        if world.size > 1 and name not in WITH_TORCHRUN:
+            return _refuse(name, world)
         command = getattr(importlib.import_module(COMMANDS[name]), name)
         return int(command(sys.argv[1:] if argv is None else list(argv)))
 
     return main
+
+
+def _refuse(name: str, world: World) -> int:
+    """Refuse a command of which torchrun has started several, and return the exit code."""
+    if world.rank:
+        return 0
+    print_aside(
+        f"error: {name}.py under torchrun: its {world.size} processes would write the same files,"
+        f" as only run_cv.py shares work; start it as python {name}.py"
+    )
+    return 2
 
 
 def __getattr__(name: str) -> Any:

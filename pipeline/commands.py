@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from foldblend.cli import parse_flags, run_command, with_flag
 from foldblend.errors import UserError
 from foldblend.failures import CLOSE
 from foldblend.help import About
+from foldblend.torchrun import World, world_of
 from pipeline.config.command_line import parse_run_config
 from pipeline.watch.hangup import outlive_terminal
 
@@ -72,6 +74,11 @@ def predict(argv: Sequence[str]) -> int:
 
 def run_cv(argv: Sequence[str]) -> int:
     """Run the command line of run_cv.py and return its exit code."""
+    world = world_of()
+    if world.rank:
+        from pipeline.training.leading import serve
+
+        return serve(world)
 
     def command() -> None:
         config = parse_run_config(with_flag(argv, "--data"), ABOUT_CV)
@@ -85,7 +92,20 @@ def run_cv(argv: Sequence[str]) -> int:
             cross_validate_seeds(config, say=say)
 
     spare = f"{CLOSE}, or pass a smaller --batch-size, fewer --workers or --cache disk"
-    return run_command(command, spare=spare)
+    with _led(world):
+        return run_command(command, spare=spare)
+
+
+@contextlib.contextmanager
+def _led(world: World) -> Iterator[None]:
+    """Lead the other processes of torchrun, if there are any."""
+    if world.size == 1:
+        yield
+        return
+    from pipeline.training.leading import lead
+
+    with lead(world):
+        yield
 
 
 def run_tta(argv: Sequence[str]) -> int:

@@ -41,8 +41,10 @@ from pipeline.labels.make import make_labels
 from pipeline.labels.rounds import rounds_of
 from pipeline.open_folder import check_still_there, open_folder
 from pipeline.prepare import prepare
+from pipeline.processes import check_processes
 from pipeline.refit import check_refit, kept_refit, train_refits
 from pipeline.training.fold_training import run_fold
+from pipeline.training.leading import world_in_use
 from pipeline.training.parallel_folds import run_folds
 from pipeline.training.soup_of_seeds import run_soup_fold
 from pipeline.watch.progress import Progress
@@ -114,6 +116,8 @@ def cross_validate_chosen(config: RunConfig, chosen: Chosen, *, say: Say = write
 def _run(config: RunConfig, say: Say, chosen: Chosen | None = None) -> Run:
     """Make a run, or its plan with --dry-run."""
     only = () if config.output.only_folds is None else parse_folds(config.output.only_folds)
+    # Before the data are read, and again when the default batch size is known.
+    check_processes(config, world_in_use())
     machine = config.machine
     with lines_to(say), opened(machine.backend, machine.ray_address, say) as cluster:
         if cluster is not None:
@@ -135,6 +139,7 @@ def _run_here(
             " smaller numbers"
         )
     check_refit(run)
+    check_processes(run.config, world_in_use())
     folder = Path(run.config.output.output) / run.config.output.name
     if config.output.dry_run:
         with lines_to(say):

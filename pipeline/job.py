@@ -31,6 +31,7 @@ from pipeline.memory import Limits
 from pipeline.models.attribute_head import AttributeJoin
 from pipeline.models.backbones import build_model, freeze
 from pipeline.models.pretrained import Weights
+from pipeline.training.team import Team
 from pipeline.watch.progress import Progress
 
 __all__ = ["Chosen", "FoldJob", "NotFiniteLogitsError", "Prepared", "TrainingJob", "job_of"]
@@ -209,6 +210,13 @@ class TrainingJob(FoldJob):
     """Limits of a fold on the device of this process."""
     epoch_lines: Say | None = None
     """Receives the line of each epoch; None: `say`, unless a terminal shows progress bars."""
+    team: Team | None = None
+    """The processes that train each fold together; None: this process alone."""
+
+    @property
+    def writes(self) -> bool:
+        """Return whether this process writes to the run folder; of a team, the leader does."""
+        return self.team is None or self.team.leads
 
     def say_epoch(self, line: str) -> None:
         """Print the line of an epoch; on a terminal, a progress bar replaces it."""

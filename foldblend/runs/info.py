@@ -108,6 +108,8 @@ class FoldInfo(TypedDict, total=False):
     """Engine of the forward passes at inference; torch where the key is absent."""
     compiled: bool
     """Whether training steps were compiled; absent where that was not wanted."""
+    processes: Count
+    """Number of processes that trained the fold together (torchrun); 1 where the key is absent."""
     gpu_memory: Count
     """Largest number of bytes of GPU memory that the fold had reserved."""
     epoch: Count

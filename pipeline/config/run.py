@@ -22,6 +22,7 @@ from foldblend.flags import NOT_A_FLAG, Needs, check_lengths, expand_home, flag,
 from foldblend.limits import check_machine
 from foldblend.scores.by_group import GROUP, check_pool
 from foldblend.scores.metrics import check_metric
+from foldblend.torchrun import world_of
 from folds.config import DataConfig, SplitConfig
 from pipeline.config.labels import LabelsConfig
 from pipeline.config.train import AUTO, AugmentConfig, LossConfig, TrainConfig
@@ -39,6 +40,10 @@ __all__ = [
 
 _arg = tyro.conf.arg
 ON_RAY = Needs("--backend ray", lambda run: run.machine.backend == RAY)
+SEVERAL_GPUS = Needs(
+    "several processes (torchrun) on CUDA",
+    lambda run: world_of().size > 1 and run.machine.device != "cpu",
+)
 BY_GROUP = Needs("--score-by group", lambda run: run.output.score_by == GROUP)
 
 
@@ -199,6 +204,8 @@ class MachineConfig:
     """Number of folds trained at the same time, one process each.
     auto: as many as fit into GPU memory (measured); 1 on the CPU and in short runs.
     """
+    sync_bn: bool = flag(False, before=False, needs=SEVERAL_GPUS)
+    """Batch norm of the images of all processes of torchrun, not of each one's own; on CUDA."""
     channels_last: bool = True
     """Use the channels-last memory layout, which is faster on CUDA and on the CPU."""
     backend: Literal["local", "ray"] = flag(LOCAL, before=LOCAL, identity=False)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from foldblend.siblings import rebuild
 from pipeline.data.augment import Augment
 from pipeline.data.images import ImageSource
+from pipeline.data.parts import WHOLE, Part, PartBatches
 from pipeline.data.sampling import EpochSampler, Key
 from pipeline.seeding import derive_rng, derive_seed
 
@@ -146,12 +147,20 @@ def _loader(
     workers: int,
     prefetch: int | None,
     pin: bool,
+    part: Part = WHOLE,
+    split: int | None = None,
 ) -> Any:
+    order: dict[str, Any] = {
+        "batch_size": batch_size,
+        "sampler": sampler,
+        "drop_last": drop_last,
+    }
+    if part.size > 1:
+        batches = PartBatches(sampler, batch_size, part, drop_last=drop_last, split=split)
+        order = {"batch_sampler": batches}
     return DataLoader(
         dataset,
-        batch_size=batch_size,
-        sampler=sampler,
-        drop_last=drop_last,
+        **order,
         num_workers=workers,
         prefetch_factor=prefetch,
         pin_memory=pin,
@@ -221,12 +230,15 @@ def train_loader(
     pin: bool = False,
     odds_N: np.ndarray | None = None,
     share_NC: np.ndarray | None = None,
+    part: Part = WHOLE,
+    split: int | None = None,
 ) -> TrainLoader:
     """Return a loader whose every iteration is an epoch; a short last batch is left out.
 
     Each of the `workers` loads `prefetch` batches ahead (None: as many as torch chooses). `odds_N`
     are the probabilities of the rows (see `pipeline.data.sampling.row_odds`), and `share_NC` the
-    shares of classes that they learn, if that is not one class.
+    shares of classes that they learn, if that is not one class. Of each forward pass of `split`
+    images (None: a batch), the `part` of this process is loaded.
     """
     sampler = EpochSampler(len(dataset), dataset.seed_parts, odds_N=odds_N)
     drop_last = len(dataset) > batch_size
@@ -238,6 +250,8 @@ def train_loader(
         workers=workers,
         prefetch=prefetch,
         pin=pin,
+        part=part,
+        split=split or batch_size,
     )
     return TrainLoader(batches, sampler, table, batch_size, share_NC)
 
@@ -249,8 +263,9 @@ def eval_loader(
     workers: int,
     prefetch: int | None = None,
     pin: bool = False,
+    part: Part = WHOLE,
 ) -> Any:
-    """Return a loader over all rows in the table's order."""
+    """Return a loader over all rows in the table's order, or over the whole batches of a part."""
     return _loader(
         dataset,
         EpochSampler(len(dataset), None),
@@ -259,6 +274,7 @@ def eval_loader(
         workers=workers,
         prefetch=prefetch,
         pin=pin,
+        part=part,
     )
 
 
@@ -287,8 +303,13 @@ class ResidentLoader:
         *,
         batch_size: int,
         sampler: EpochSampler | None = None,
+        part: Part = WHOLE,
+        split: int | None = None,
     ) -> None:
-        """Take training rows and whole images with a `sampler`, else all rows and centre crops."""
+        """Take training rows and whole images with a `sampler`, else all rows and centre crops.
+
+        `part` and `split` are those of `train_loader` and `eval_loader`.
+        """
         self.pixels = pixels
         self.preprocess = source.preprocess
         self.rows = torch.from_numpy(source.rows(table)).to(pixels.device)
@@ -296,17 +317,25 @@ class ResidentLoader:
         self.batch_size = batch_size
         self.train = sampler is not None
         self.sampler = sampler or EpochSampler(len(table))
+        self.part = part
+        self.split = split or batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
+        num = -(-len(self.rows) // self.batch_size)
+        return num if self.train else len(range(self.part.rank, num, self.part.size))
 
     def __iter__(self) -> Iterator[Batch]:
         order = torch.from_numpy(self.sampler.rest()[1]).to(self.rows.device)
         drop_last = self.train and len(self.rows) > self.batch_size
-        for start in range(0, len(order), self.batch_size):
+        for number, start in enumerate(range(0, len(order), self.batch_size)):
             chosen = order[start : start + self.batch_size]
             if drop_last and len(chosen) < self.batch_size:
                 return
+            if self.part.size > 1 and self.train:
+                own_N = self.part.rows(len(chosen), self.split)
+                chosen = chosen[torch.from_numpy(own_N).to(chosen.device)]
+            elif number % self.part.size != self.part.rank:
+                continue
             images = self.pixels[self.rows[chosen]]
             yield (images if self.train else self.preprocess.crop(images)), self.labels[chosen]
 
@@ -320,8 +349,12 @@ def resident_train_loader(
     seed_parts: tuple[int, ...],
     odds_N: np.ndarray | None = None,
     share_NC: np.ndarray | None = None,
+    part: Part = WHOLE,
+    split: int | None = None,
 ) -> TrainLoader:
     """Return a loader with the rows and order of `train_loader`, for images on the device."""
     sampler = EpochSampler(len(table), seed_parts, odds_N=odds_N)
-    batches = ResidentLoader(table, source, pixels, batch_size=batch_size, sampler=sampler)
+    batches = ResidentLoader(
+        table, source, pixels, batch_size=batch_size, sampler=sampler, part=part, split=split
+    )
     return TrainLoader(batches, sampler, table, batch_size, share_NC)

@@ -23,6 +23,7 @@ from pipeline.data.dataset import (
 )
 from pipeline.data.device_augment import DeviceAugmentation, device_augmentation
 from pipeline.data.images import ImageSource
+from pipeline.data.parts import WHOLE, Part
 from pipeline.data.prefetch import free_shared_memory, plan_ahead
 from pipeline.data.sampling import row_odds
 from pipeline.device import Compute
@@ -73,18 +74,22 @@ class Feeder:
         seed_parts: tuple[int, ...],
         share_NC: np.ndarray | None = None,
         say: Say = print_aside,
+        part: Part = WHOLE,
     ) -> TrainLoader:
         """Return training batches, with a new order and new augmentation in each epoch.
 
         A batch has the images of one step (several forward passes with --grad-accum-steps). Images
         are whole, at the stored size, if the device augments them. `share_NC` are the shares of
-        classes that the rows learn, None where each learns its label.
+        classes that the rows learn, None where each learns its label. Of each batch, the `part`
+        of this process is loaded.
         """
         train = self.config.train
         shape: Any = {
             "batch_size": train.batch_size * train.grad_accum_steps,
             "odds_N": row_odds(table, self.config.loss),
             "share_NC": share_NC,
+            "part": part,
+            "split": train.batch_size,
         }
         on_device = self.device_augmentation is not None
         if on_device and self.source.mode == "device":
@@ -103,13 +108,16 @@ class Feeder:
             dataset, table, **self._ahead(dataset, shape["batch_size"], say), **shape
         )
 
-    def rows(self, table: pd.DataFrame, *, say: Say = print_aside) -> Any:
-        """Return batches of all images of a table, in its order, as centre crops."""
+    def rows(self, table: pd.DataFrame, *, say: Say = print_aside, part: Part = WHOLE) -> Any:
+        """Return batches of all images of a table, in its order, as centre crops.
+
+        They are the whole batches of a `part`, if this process has one of the table.
+        """
         size = self.config.infer.validation_batch_size
         if self.source.mode == "device":
-            return ResidentLoader(table, self.source, self._resident(), batch_size=size)
+            return ResidentLoader(table, self.source, self._resident(), batch_size=size, part=part)
         dataset = ImageDataset(table, self.source)
-        return eval_loader(dataset, batch_size=size, **self._ahead(dataset, size, say))
+        return eval_loader(dataset, batch_size=size, part=part, **self._ahead(dataset, size, say))
 
     def copies(
         self,

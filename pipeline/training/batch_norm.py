@@ -1,4 +1,4 @@
-"""Statistics of batch norm, computed anew for weights that no step has trained."""
+"""Statistics of batch norm: computed anew, or of the images of several processes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pipeline.job import TrainingJob
 from pipeline.memory import Chunks
 from pipeline.models.backbones import start_training
+from pipeline.models.timm_import import timm
 from pipeline.training.batch_pixels import BatchPixels
 
-__all__ = ["renew_batch_norm"]
+__all__ = ["renew_batch_norm", "with_synced_norm"]
+
+
+def with_synced_norm(model: torch.nn.Module) -> torch.nn.Module:
+    """Return a model whose batch norm has the statistics of all processes of the group.
+
+    It has the parameters of `model` under the same names. Only CUDA can train it.
+    """
+    converted: torch.nn.Module = timm.layers.convert_sync_batchnorm(model)
+    return converted
 
 
 @torch.no_grad()

@@ -28,6 +28,11 @@ class BatchPixels:
     reprob: float
     """Probability of erasing a box of an image."""
 
+    @property
+    def sees_batch(self) -> bool:
+        """Return whether pixels depend on the batch: on other images, or on the place in it."""
+        return self.augment is not None or self.mixing is not None or self.reprob > 0
+
     def __call__(
         self,
         images: torch.Tensor,

@@ -20,7 +20,7 @@ from foldblend.files import exists, write_with
 from foldblend.reading import read_bounded
 from pipeline.tensors_file import load_tensors
 
-__all__ = ["CHECKPOINT", "Checkpoints"]
+__all__ = ["CHECKPOINT", "Checkpoints", "NoCheckpoints"]
 
 CHECKPOINT = "last.ckpt"
 # Raise this when the content of a checkpoint changes: older ones are then ignored.
@@ -134,3 +134,19 @@ class Checkpoints:
 
     def remove(self) -> None:
         self.file.unlink(missing_ok=True)
+
+
+class NoCheckpoints(Checkpoints):
+    """Checkpoints of a process that trains a fold with others and writes nothing."""
+
+    def load(self) -> dict[str, Any] | None:
+        return None
+
+    def save(self, state: dict[str, Any] | None) -> None:
+        pass
+
+    def save_if_due(self, state: Callable[[], dict[str, Any] | None]) -> None:
+        pass
+
+    def remove(self) -> None:
+        pass

@@ -18,6 +18,7 @@ import torch
 from foldblend.errors import UserError, in_a_line
 from pipeline.config.resolved import ResolvedConfig
 from pipeline.data.dataset import TrainLoader
+from pipeline.data.parts import WHOLE
 from pipeline.data.preprocess import Preprocess
 from pipeline.device import Compute
 from pipeline.memory import OutOfMemory, is_out_of_memory
@@ -30,6 +31,7 @@ from pipeline.training.losses import build_loss
 from pipeline.training.mixing import Mixing
 from pipeline.training.optim import build_optimizer, build_scheduler
 from pipeline.training.saved_state import MisfitError, check_state, is_finite, tensors_in
+from pipeline.training.team import Team, unsynced
 
 __all__ = ["Epoch", "Fit"]
 
@@ -73,12 +75,13 @@ class Fit:
         micro_batch: int | None = None,
         stop_after: int | None = None,
         say: Callable[[str], None] = print,
+        team: Team | None = None,
     ) -> None:
         """Set up the optimiser, schedule, weight average, loss and mixing of `config`.
 
         `augment` changes and standardises N x H x W x 3 uint8 images on the device. `count_C` is
         the number of training images of each class. Training ends after `stop_after` epochs of the
-        schedule (None: at its end).
+        schedule (None: at its end). The processes of `team` take each step together.
         """
         counts_C = np.ones(1, int) if count_C is None else count_C
         self.model = model
@@ -101,7 +104,8 @@ class Fit:
         )
         # A compiled model shares the weights. Inference uses the uncompiled one, because its
         # batches vary in size and each new size would be compiled.
-        self.forward: Callable[..., Any] = model
+        self.forward: Callable[..., Any] = model if team is None else team.wrap(model)
+        self.team = team
         self._untried = compute.compile and not is_known_to_fail(
             config.model.backbone, compute.device
         )
@@ -205,7 +209,8 @@ class Fit:
 
     def _blame_state(self, error: Exception) -> None:
         """Raise MisfitError for an error in the first epoch after a state was restored."""
-        if self._restored and not isinstance(error, UserError):
+        # Another process of a team may have ended, which is no fault of the state.
+        if self._restored and self.team is None and not isinstance(error, UserError):
             raise MisfitError(in_a_line(error)) from error
 
     def _train_step(
@@ -213,14 +218,23 @@ class Fit:
     ) -> None:
         config = self.config
         label_N = None
-        if loader is not None and self.pixels.mixing is not None:
+        if loader is not None and (self.pixels.mixing is not None or self.team is not None):
             label_N = loader.labels(self.epoch, self.step)
         share_NC = None if loader is None else loader.shares(self.epoch, self.step)
         place = (*self.seed_parts, self.epoch, self.step)
-        pixels, target = self.pixels(images, labels, label_N, place, share_NC)
+        num = len(images)
+        if self.team is None:
+            pixels, target = self.pixels(images, labels, label_N, place, share_NC)
+        else:
+            assert label_N is not None
+            num = len(label_N)
+            self.team.seed(place)
+            pixels, target = self.team.own_pixels(
+                self.pixels, images, labels, label_N, place, share_NC, config.train.batch_size
+            )
         if self.watch is not None:
             self.watch(pixels)
-        loss = self._backward(pixels, target)
+        loss = self._backward(pixels, target, num)
         norm = torch.zeros((), device=loss.device)
         clip = config.train.clip_grad
         if clip is not None:
@@ -240,18 +254,18 @@ class Fit:
         self.schedule.step()
         self.updates += 1
         self.average.after_step(self.model, self.updates)
-        self.loss_sum += loss * len(images)
-        self.images_seen += len(images)
+        self.loss_sum += loss * num
+        self.images_seen += num
 
-    def _backward(self, pixels: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Compute the gradients of a batch's mean loss and return that loss.
+    def _backward(self, pixels: torch.Tensor, target: torch.Tensor, num: int) -> torch.Tensor:
+        """Compute the gradients of the mean loss of a step of `num` images and return that loss.
 
         If memory runs out, the batch is split into smaller micro-batches and tried again.
         """
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             try:
-                return self._micro_batches(pixels, target)
+                return self._micro_batches(pixels, target, num)
             except ValueError as error:
                 # What torch's batch norm says of a single value, which has no variance.
                 if "more than 1 value per channel" not in str(error):
@@ -263,6 +277,12 @@ class Fit:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
+                if self.team is not None:
+                    # The other processes wait for the gradients of this pass.
+                    raise OutOfMemory(
+                        f"out of memory with {len(pixels)} images of each step in a process; pass a"
+                        " smaller --batch-size with more --grad-accum-steps"
+                    ) from None
                 if self.micro_batch <= 1:
                     raise OutOfMemory(
                         "out of memory with one image at a time; pass a smaller --img-size"
@@ -291,7 +311,7 @@ class Fit:
 
         def step(compiled: bool) -> None:
             self.forward = torch.compile(self.model) if compiled else self.model
-            self._micro_batches(pixels, labels)
+            self._micro_batches(pixels, labels, len(pixels))
 
         def halve() -> bool:
             can = self.micro_batch > 1
@@ -310,19 +330,22 @@ class Fit:
             self.forward = self.model
             self.micro_batch = wanted
 
-    def _micro_batches(self, pixels: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        num = len(pixels)
-        num_parts = -(-num // self.micro_batch)
+    def _micro_batches(self, pixels: torch.Tensor, target: torch.Tensor, num: int) -> torch.Tensor:
+        team = self.team
+        whole = WHOLE if team is None else team.part
+        size = self.micro_batch if team is None else self.config.train.batch_size
+        sizes = [len(rows) for rows in whole.of_step(num, size)]
+        parts = [*zip(pixels.split(sizes), target.split(sizes), strict=True)]
         total = torch.zeros((), device=pixels.device)
-        for part, part_target in zip(
-            pixels.tensor_split(num_parts), target.tensor_split(num_parts), strict=True
-        ):
+        for number, (part, part_target) in enumerate(parts, start=1):
             part = part.contiguous(memory_format=self.compute.memory_format)
-            with self.compute.autocast():
-                loss = self.loss(self.forward(part).float(), part_target) * (len(part) / num)
-            self.scaler.scale(loss).backward()
+            with unsynced(self.forward, is_last=team is None or number == len(parts)):
+                with self.compute.autocast():
+                    loss = self.loss(self.forward(part).float(), part_target) * (len(part) / num)
+                # Processes exchange the mean of their gradients; the sum of their parts is needed.
+                self.scaler.scale(loss if team is None else loss * team.size).backward()
             total += loss.detach()
-        return total
+        return total if team is None else team.sum(total)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to continue training, as tensors and plain data."""

@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from foldblend.errors import UserError, listed, shown
+from foldblend.errors import UserError, counted, listed, shown
 from foldblend.failures import check_room
 from foldblend.runs.folder import check_there, write_json, write_table
 from foldblend.scores.metrics import METRICS, softmax
 from pipeline.config.settings import flatten
 from pipeline.config.train import FIND
+from pipeline.data.parts import WHOLE
 from pipeline.data.sampling import class_counts
 from pipeline.engines.forward import Forward
 from pipeline.engines.measured import saves
@@ -28,7 +29,8 @@ from pipeline.job import TrainingJob
 from pipeline.labels.rows import taught
 from pipeline.memory import Chunks
 from pipeline.seeding import derive_seed
-from pipeline.training.checkpoint import CHECKPOINT, Checkpoints
+from pipeline.training.batch_norm import with_synced_norm
+from pipeline.training.checkpoint import CHECKPOINT, Checkpoints, NoCheckpoints
 from pipeline.training.finite import NotFiniteError
 from pipeline.training.fit import Epoch, Fit
 from pipeline.training.fold_log import NUM_SHOWN, scalars_of, show_mistakes
@@ -37,7 +39,7 @@ from pipeline.training.from_checkpoint import not_used, trained
 from pipeline.training.inner import inner_split
 from pipeline.training.saved_state import Course, MisfitError, check_course, tensors_in
 from pipeline.watch.progress import FoldProgress
-from pipeline.watch.tracking import open_trackers, tracking_id
+from pipeline.watch.tracking import Trackers, open_trackers, tracking_id
 from tta.merge import mean_logit
 from tta.views.names import view_of
 
@@ -67,8 +69,10 @@ class FoldTraining:
             torch.cuda.reset_peak_memory_stats(job.compute.device)
         self.held_out, self.selection_rows, train = self._rows_to_use()
         train, share_NC = taught(job, index, train)
+        self.part = WHOLE if job.team is None else job.team.part
+        self.part.check(len(train), config.train.batch_size, config.train.grad_accum_steps)
         self.loader = job.feeder.train(
-            train, seed_parts=self.seed_parts, share_NC=share_NC, say=job.say
+            train, seed_parts=self.seed_parts, share_NC=share_NC, say=job.say, part=self.part
         )
         self._loaders: dict[int, Any] = {}
         self.count_C = class_counts(train, job.run.manifest.num_classes)
@@ -80,7 +84,8 @@ class FoldTraining:
         self.chunks = Chunks(self.fit.say, most=job.limits.chunk)
         self.course = Course()
         self.key = self._key()
-        self.checkpoints = Checkpoints(self.folder, self.key, config.output.save_every)
+        kind = Checkpoints if job.writes else NoCheckpoints
+        self.checkpoints = kind(self.folder, self.key, config.output.save_every)
         if self._restore():
             where = (
                 "trained"
@@ -88,7 +93,7 @@ class FoldTraining:
                 else f"epoch {self.fit.epoch + 1} step {self.fit.step + 1}"
             )
             job.say(f"{self.title}: continued at {where}")
-        else:
+        elif job.writes:
             self._start()
         if self.rate is not None:
             self.rate.write()
@@ -141,8 +146,11 @@ class FoldTraining:
         config = self.settings
         # Only dropout and the new head draw from torch's global generator (see dataset._loader).
         torch.manual_seed(derive_seed("torch", config.train.seed, self.index))
+        model = job.new_model()
+        if config.machine.sync_bn and job.team is not None and job.compute.is_cuda:
+            model = with_synced_norm(model)
         return Fit(
-            job.new_model(),
+            model,
             config,
             job.run.preprocess,
             job.compute,
@@ -153,12 +161,15 @@ class FoldTraining:
             micro_batch=job.limits.micro_batch,
             stop_after=self.stop_after,
             say=lambda line: job.say(f"{self.title}: {line}"),
+            team=job.team,
         )
 
     def _restore(self) -> bool:
         """Return whether the fold continues from its checkpoint; say why one is not used."""
         saved = self.checkpoints.load()
         why = self.checkpoints.problem
+        if self.job.team is not None:
+            saved, why = self.job.team.from_leader((saved, why))
         if saved is not None:
             model = self.fit.model.state_dict()
             try:
@@ -166,6 +177,7 @@ class FoldTraining:
                     raise MisfitError("no state of training")
                 self.course = check_course(saved.get("course"), model, epochs=self.num_epochs)
                 self.fit.load_state_dict(saved["fit"])
+                self._say_other_team(saved.get("processes", 1))
                 return True
             except MisfitError as error:
                 why = shown(str(error))
@@ -176,6 +188,14 @@ class FoldTraining:
             self.fit = self._new_fit()
         return False
 
+    def _say_other_team(self, before: int) -> None:
+        """Say so if another number of processes has trained the fold so far."""
+        if before != self.part.size:
+            self.job.say(
+                f"{self.title}: {counted(before, 'process')} trained it so far, and now"
+                f" {self.part.size}, so its logits are not exactly those of either number"
+            )
+
     def run(self) -> dict[str, Any]:
         """Train the remaining steps, write logits and weights, and return done.json.
 
@@ -184,17 +204,8 @@ class FoldTraining:
         job = self.job
         steps = len(self.loader)
         done_steps = self.fit.epoch * steps + self.fit.step
-        trackers = open_trackers(
-            self.folder,
-            run_name=job.folder.name,
-            fold_title=self._tracked,
-            run_id=tracking_id(job.folder.name, self.key, self.index),
-            use_wandb=job.run.config.output.wandb,
-            purge_step=min(self.fit.epoch, self.num_epochs - 1),
-            say=job.say,
-        )
         with (
-            trackers as self.trackers,
+            self._open_trackers() as self.trackers,
             FoldProgress(
                 job.progress,
                 self.title,
@@ -216,6 +227,20 @@ class FoldTraining:
                 progress.epoch()
                 self._end_epoch(epoch)
             return self._finish()
+
+    def _open_trackers(self) -> Trackers:
+        job = self.job
+        if not job.writes:
+            return Trackers([], job.say)
+        return open_trackers(
+            self.folder,
+            run_name=job.folder.name,
+            fold_title=self._tracked,
+            run_id=tracking_id(job.folder.name, self.key, self.index),
+            use_wandb=job.run.config.output.wandb,
+            purge_step=min(self.fit.epoch, self.num_epochs - 1),
+            say=job.say,
+        )
 
     def _epochs(self, after_step: Any) -> Any:
         try:
@@ -240,8 +265,10 @@ class FoldTraining:
         """Return the state to save, None where training from it could not go on."""
         check_there(self.job.folder)
         self.course.seconds = time.perf_counter() - self.start
-        state = self.fit.state_dict()
-        return {"fit": state, "course": dict(vars(self.course))} if self.fit.is_finite() else None
+        state: dict[str, Any] = {"fit": self.fit.state_dict(), "course": dict(vars(self.course))}
+        if self.part.size > 1:
+            state["processes"] = self.part.size
+        return state if self.fit.is_finite() else None
 
     def _predict(
         self,
@@ -253,16 +280,24 @@ class FoldTraining:
     ) -> np.ndarray:
         job = self.job
         self._release()
-        logits_VNC = predict(
-            model,
-            self._rows(table),
-            job.run.preprocess,
-            job.compute,
-            [view_of(name) for name in views],
-            chunks=self.chunks,
-            pad_to=pad_to,
-        )
+        loader = self._rows(table)
+        logits_VNC = None
+        # Of a small table, a process of a team may have no batch.
+        if len(loader):
+            logits_VNC = predict(
+                model,
+                loader,
+                job.run.preprocess,
+                job.compute,
+                [view_of(name) for name in views],
+                chunks=self.chunks,
+                pad_to=pad_to,
+            )
         self._release()
+        if job.team is not None:
+            size = job.run.config.infer.validation_batch_size
+            return job.team.rows_of_all(logits_VNC, len(table), size)
+        assert logits_VNC is not None
         return logits_VNC
 
     def _for_epoch(self, model: torch.nn.Module) -> Model:
@@ -281,7 +316,7 @@ class FoldTraining:
         """Return the batches of a table; those that each epoch needs keep their workers."""
         key = id(table)
         if key not in self._loaders:
-            loader = self.job.feeder.rows(table, say=self.job.say)
+            loader = self.job.feeder.rows(table, say=self.job.say, part=self.part)
             if table is not self.held_out and table is not self.selection_rows:
                 # The test images come last, so that other workers have nothing more to do.
                 self._loaders.clear()
@@ -303,6 +338,8 @@ class FoldTraining:
 
     def _end_epoch(self, epoch: Epoch) -> None:
         """Log an epoch, compare it with the best one under --select, and save the last one."""
+        if self.job.team is not None:
+            self.job.team.share_state(epoch.model)
         course = self.course
         course.train_seconds += epoch.seconds
         course.train_images += epoch.images
@@ -315,7 +352,7 @@ class FoldTraining:
             "seconds": time.perf_counter() - self.start,
         }
         self._log_epoch(row, epoch)
-        if self.fit.is_done:
+        if self.fit.is_done and self.job.writes:
             self.checkpoints.save(self._state())
 
     def _log_epoch(self, row: dict[str, float], epoch: Epoch) -> None:
@@ -363,8 +400,7 @@ class FoldTraining:
         score = row[f"val_{metric}"] = self._score(self.held_out, logits_VNC)
         proba_NC = softmax(mean_logit(logits_VNC))
         row["val_log_loss"] = METRICS["log_loss"].score(label_N, proba_NC)
-        check_there(job.folder)
-        write_table(self.folder / "log.csv", pd.DataFrame(self.course.rows))
+        self._write_log()
         epoch = int(row["epoch"])
         self.trackers.scalars(scalars_of(row, job, label_N, proba_NC), epoch)
         left = job.progress.left()
@@ -375,6 +411,11 @@ class FoldTraining:
             f" {row['images_per_s']:.0f} images/s" + (f", {left}" if left else "")
         )
         return score
+
+    def _write_log(self) -> None:
+        if self.job.writes:
+            check_there(self.job.folder)
+            write_table(self.folder / "log.csv", pd.DataFrame(self.course.rows))
 
     def _finish(self) -> dict[str, Any]:
         job = self.job
@@ -392,7 +433,7 @@ class FoldTraining:
             score = self._note(course.rows[-1], held_VNC)
         else:
             score = self._score(self.held_out, held_VNC)
-        if job.run.config.output.log_pictures:
+        if job.run.config.output.log_pictures and job.writes:
             proba_NC = softmax(mean_logit(held_VNC))
             show_mistakes(self.trackers, job, self.held_out, proba_NC, self.num_epochs - 1)
         self.trackers.hparams(flatten(self.settings), {job.run.config.output.metric: score})
@@ -401,6 +442,8 @@ class FoldTraining:
             if job.run.manifest.test is None
             else self._predict(forward, job.run.manifest.test, job.run.views, pad_to=size)
         )
+        if not job.writes:
+            return {}
         files = write_fold(
             job, self.index, state=state_of(model), held_VNC=held_VNC, test_VNC=test_VNC
         )
@@ -428,6 +471,8 @@ class FoldTraining:
             done["engine"] = forward.engine
         if job.compute.compile:
             done["compiled"] = self.fit.forward is not self.fit.model
+        if job.team is not None:
+            done["processes"] = job.team.size
         if job.compute.is_cuda:
             done["gpu_memory"] = torch.cuda.max_memory_reserved(job.compute.device)
         if self.rate is not None:

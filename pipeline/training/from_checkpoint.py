@@ -60,12 +60,17 @@ def _from_checkpoint(
     try:
         return make().run()
     except NotFiniteLogitsError:
-        file.unlink(missing_ok=True)
+        _remove(job, file)
         raise
     except MisfitError as error:
         job.say(not_used(title, file, shown(str(error))))
-    file.unlink(missing_ok=True)
+    _remove(job, file)
     return make().run()
+
+
+def _remove(job: TrainingJob, file: Path) -> None:
+    if job.writes:
+        file.unlink(missing_ok=True)
 
 
 def not_used(title: str, file: Path, why: str) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from foldblend.runs.folder import check_there, write_table
 from foldblend.runs.schema import read_done
 from pipeline.fold_files import model_record, write_fold
 from pipeline.job import TrainingJob
@@ -55,8 +54,7 @@ class FullTraining(FoldTraining):
     def _log_epoch(self, row: dict[str, float], epoch: Epoch) -> None:
         job = self.job
         self.course.rows.append(row)
-        check_there(job.folder)
-        write_table(self.folder / "log.csv", pd.DataFrame(self.course.rows))
+        self._write_log()
         names = {"train/loss": "train_loss", "train/lr": "lr"}
         self.trackers.scalars({tag: row[name] for tag, name in names.items()}, epoch.index)
         left = job.progress.left()
@@ -75,6 +73,8 @@ class FullTraining(FoldTraining):
         test_VNC = None
         if test is not None:
             test_VNC = self._predict(forward, test, job.run.views, pad_to=size)
+        if not job.writes:
+            return {}
         files = write_fold(job, self.index, state=state_of(model), held_VNC=None, test_VNC=test_VNC)
         done = {**model_record(job, files), **self._facts(forward, None)}
         if self.stop_after is not None:

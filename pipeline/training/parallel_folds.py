@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import queue
 import threading
 from collections import defaultdict
@@ -22,6 +23,7 @@ from pipeline.machine import workers_of
 from pipeline.training.fold_children import FoldChild, FoldError, RunFold
 from pipeline.training.fold_training import run_fold
 from pipeline.training.gpu_share import FoldProcess, processes_of
+from pipeline.training.leading import leader
 from pipeline.training.shared_images import SharedImages
 
 __all__ = ["run_folds"]
@@ -51,6 +53,10 @@ def run_folds(
     UserError
         If folds failed or their processes died; the other folds are finished first.
     """
+    lead = leader()
+    if lead is not None:
+        job.say(f"{lead.world.size} processes train each fold together")
+        return dict(_one_after_another(job, todo, functools.partial(lead.train, run)))
     processes = processes_of(job, len(todo))
     # The count holds a model, which nothing needs from here on.
     job = dataclasses.replace(job, memory=None)
