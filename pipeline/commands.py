@@ -91,9 +91,12 @@ def run_cv(argv: Sequence[str]) -> int:
         with outlive_terminal(Path(config.output.output) / "hangup.log") as say:
             cross_validate_seeds(config, say=say)
 
+    def led() -> None:
+        with _led(world):
+            command()
+
     spare = f"{CLOSE}, or pass a smaller --batch-size, fewer --workers or --cache disk"
-    with _led(world):
-        return run_command(command, spare=spare)
+    return run_command(led, spare=spare)
 
 
 @contextlib.contextmanager

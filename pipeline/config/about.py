@@ -6,10 +6,11 @@ Imports no torch, as all of this package, so that --help and flag errors are fas
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from foldblend.errors import listed
 from foldblend.flags import flags_of
 from foldblend.runs.info import RatesInfo
 from foldblend.words import plural
@@ -89,6 +90,15 @@ def _labels(config: LabelsConfig) -> list[str]:
     return [f"pseudo-labels of {name} from {config.pseudo_threshold:g} on"]
 
 
+def _processes(config: ResolvedConfig, folds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return how many processes trained each fold together, if several did."""
+    nums = sorted({fold.get("processes", 1) for fold in folds})
+    if nums in ([], [1]):
+        return []
+    synced = ", synced batch norm" if config.machine.sync_bn else ""
+    return [f"{listed(map(str, nums))} processes per fold{synced}"]
+
+
 def _changed_options(config: ResolvedConfig) -> list[str]:
     """Return the options of training, loss and augmentation that differ from their default.
 
@@ -148,6 +158,7 @@ def describe_run(
     if not config.train.frozen:
         parts += _changed_options(config)
     parts += _labels(config.labels)
+    parts += _processes(config, folds)
     augmented = [view for view in views if view != "identity"]
     tta = f"TTA {' + '.join(views)}" if augmented else "no TTA"
     parts += [f"initial weights: {origin}", tta, f"data {manifest.name}"]

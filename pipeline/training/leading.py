@@ -22,7 +22,7 @@ import torch
 from torch import distributed
 
 from foldblend.cli import quiet
-from foldblend.errors import UserError
+from foldblend.errors import UserError, in_a_line
 from foldblend.progress import forget_terminal
 from foldblend.streams import print_aside
 from foldblend.torchrun import ALONE, World
@@ -38,6 +38,7 @@ __all__ = ["Leader", "lead", "leader", "serve", "world_in_use"]
 
 END = "end"
 # The leader may prepare data for hours before the first fold.
+CONNECT = datetime.timedelta(seconds=60)
 FOREVER = datetime.timedelta(days=365)
 # A failure that all processes meet is told by the leader, which then ends within this time.
 GRACE = datetime.timedelta(seconds=10)
@@ -57,10 +58,16 @@ def world_in_use() -> World:
 
 
 class _Words:
-    """What the leader tells the others, one word after the other, in the store of torchrun."""
+    """Words that the leader tells the others, one after the other, in the store of torchrun."""
 
     def __init__(self) -> None:
-        self.store, _, _ = next(distributed.rendezvous("env://"))
+        try:
+            self.store, _, _ = next(distributed.rendezvous("env://", timeout=CONNECT))
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"torchrun: its store does not answer ({in_a_line(error)}); start run_cv.py with"
+                " torchrun --nproc-per-node, or unset WORLD_SIZE"
+            ) from None
         self.store.set_timeout(FOREVER)
         self.number = 0
 
@@ -107,11 +114,13 @@ class Leader:
                 " message tells why, and the same command continues the fold"
             ) from None
 
-    def end(self) -> None:
-        """Let the other processes end."""
+    def end(self, *, failed: bool) -> None:
+        """Let the other processes end; after a failure, none of them is waited for."""
         # If torchrun has ended already, so have they.
         with contextlib.suppress(RuntimeError):
             self._words.send(END)
+            if self._team is not None and not failed:
+                self._team.leave()
 
 
 def _shared(job: TrainingJob, world: World) -> TrainingJob:
@@ -142,10 +151,12 @@ def lead(world: World) -> Iterator[Leader]:
     global _leader
     _end_with_parent()
     _leader = Leader(world)
+    failed = True
     try:
         yield _leader
+        failed = False
     finally:
-        _leader.end()
+        _leader.end(failed=failed)
         _leader = None
 
 
@@ -162,11 +173,17 @@ def serve(world: World) -> int:
     team: Team | None = None
     try:
         words = _Words()
+    except UserError as error:
+        print_aside(f"error: process {world.rank} of {world.size}: {error}")
+        return 2
+    try:
         while (backend := words.wait()) != END:
             team = team or Team.join(world, words.store, backend)
             job, index, run = team.from_leader()
             job = dataclasses.replace(job, say=quiet, epoch_lines=quiet)
             run(_placed(job, team), index)
+        if team is not None:
+            team.leave()
     except Exception as error:
         return _failed(error, world, words)
     return 0
