@@ -6,15 +6,18 @@ needed.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from foldblend.ahead import ahead
+from foldblend.ahead import ahead, threads_for
 from foldblend.errors import UserError, listed
 from foldblend.runs.broken import BrokenRun
+from foldblend.runs.ids import is_increasing, places_of
+from foldblend.runs.oof import coded_rows, rows_of
 from foldblend.runs.refit import refit_share, with_refits
 from foldblend.runs.rows import group_name_of
 from foldblend.runs.run import Run
@@ -98,10 +101,17 @@ class Aligned:
     @property
     def named_rows(self) -> Rows:
         """Labels, groups (by name), repeats and folds of the rows."""
-        label_N, group_N, repeat_N, fold_N = (
-            self.rows[one].to_numpy() for one in ("label", "group", "repeat", "fold")
-        )
-        return Rows(label_N, group_N, repeat_N, fold_N, self.group_name)
+        return rows_of(self.rows, self.group_name)
+
+    @functools.cached_property
+    def coded_rows(self) -> Rows:
+        """The same with groups as numbers, in the order of their names."""
+        return coded_rows(self.rows, self.group_name)
+
+    @property
+    def num_threads(self) -> int:
+        """Number of threads that work on members, each with all probabilities of one."""
+        return threads_for(8 * len(self.rows) * len(self.runs[0].classes))
 
     @property
     def group_name(self) -> str:
@@ -118,7 +128,7 @@ class Aligned:
 
         They are read from disk every time if they are too large to keep in memory.
         """
-        return ahead(Member.read_oof, self.members)
+        return ahead(Member.read_oof, self.members, num_threads=self.num_threads)
 
     @property
     def tests_are_means(self) -> bool:
@@ -149,7 +159,9 @@ class Aligned:
 
     def test(self, fold: int | None) -> Iterator[np.ndarray]:
         """Yield the test logits N x C float32 of each member's models of a fold."""
-        return ahead(lambda member: member.read_test(fold), self.members)
+        assert self.test_ids is not None
+        num_threads = threads_for(8 * len(self.test_ids) * len(self.runs[0].classes))
+        return ahead(lambda member: member.read_test(fold), self.members, num_threads=num_threads)
 
 
 def _ordered(values_N: np.ndarray, order_N: np.ndarray | None) -> np.ndarray:
@@ -168,7 +180,7 @@ def _order(ids: pd.Series, wanted: pd.Series) -> np.ndarray:
     """Return the place of each wanted id, and -1 for those that are absent."""
     if _are_equal(ids, wanted):
         return np.arange(len(ids))
-    return np.asarray(pd.Index(ids).get_indexer(pd.Index(wanted)))
+    return places_of(wanted, ids)
 
 
 def _oof_order(rows: pd.DataFrame, blended: pd.DataFrame) -> np.ndarray:
@@ -184,6 +196,20 @@ def _oof_order(rows: pd.DataFrame, blended: pd.DataFrame) -> np.ndarray:
         at_N = _order(rows["image_id"].iloc[own_N], wanted)
         orders.append(np.where(at_N >= 0, own_N[at_N], -1))
     return np.concatenate(orders)
+
+
+def _in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows sorted by repeat and image_id, and numbered from 0."""
+    columns = table[[*ROW_COLUMNS]]
+    # Most tables are, and sorting takes long.
+    if (table["repeat"] == table["repeat"].iloc[0]).all() and is_increasing(table["image_id"]):
+        return columns.reset_index(drop=True)
+    return columns.sort_values(["repeat", "image_id"], ignore_index=True)
+
+
+def _have_equal(table: pd.DataFrame, other: pd.DataFrame, columns: Sequence[str]) -> bool:
+    """Return whether two tables have the same values in these columns, row by row."""
+    return all(table[one].equals(other[one]) for one in columns)
 
 
 def _unless_equal(order_N: np.ndarray) -> np.ndarray | None:
@@ -217,11 +243,14 @@ def _check_rows(run: Run, rows: pd.DataFrame, first: Run, reference: pd.DataFram
 
 def _join(
     run: Run, own: pd.DataFrame, longest: Run, rows: pd.DataFrame, size: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray | None, np.ndarray]:
     """Return the row numbers of the blend's rows in a run's table, and their folds in the run.
 
-    Raises UserError if the images, labels or groups differ.
+    The first is None where the rows are the same in the same order. Raises UserError if the images,
+    labels or groups differ.
     """
+    if _have_equal(own, rows, ("repeat", "image_id", "group", "label_raw")):
+        return None, own["fold"].to_numpy()
     order_N = _oof_order(own, rows)
     ids = own.loc[own["repeat"] == 0, "image_id"]
     if len(ids) != size or (order_N < 0).any():
@@ -232,7 +261,7 @@ def _join(
         )
     joined = own.iloc[order_N]
     _check_rows(run, joined, longest, rows)
-    return order_N, joined["fold"].to_numpy()
+    return _unless_equal(order_N), joined["fold"].to_numpy()
 
 
 def _test_ids(runs: Sequence[Run], *, intersect: bool) -> tuple[pd.Series | None, list[pd.Series]]:
@@ -302,29 +331,34 @@ def align(runs: Sequence[Run], *, intersect: bool = False) -> Aligned:
     longest = max(runs, key=lambda run: run.info["num_repeats"])
     of_longest = _rows(longest)
     checked = of_longest[0]
-    rows = checked.sort_values(["repeat", "image_id"], ignore_index=True)[[*ROW_COLUMNS]]
+    rows = _in_order(checked)
     size = int((rows["repeat"] == 0).sum())
-    keep = 4 * len(rows) * len(longest.classes) * len(runs) <= MOST_KEPT
+    bytes_of_one = 4 * len(rows) * len(longest.classes)
+    keep = bytes_of_one * len(runs) <= MOST_KEPT
     same_folds = True
     orders = []
     kept = []
     corrected = []
     joined = _join(longest, checked, longest, rows, size)
-    tables = ahead(lambda run: of_longest if run is longest else _rows(run, keep=keep), runs)
+    tables = ahead(
+        lambda run: of_longest if run is longest else _rows(run, keep=keep),
+        runs,
+        num_threads=threads_for(bytes_of_one),
+    )
     for run, (own, logits_NC) in zip(runs, tables, strict=True):
         _check_classes(run, first)
         # Most runs have the same rows as the longest one, and need no check of their own.
         order_N, fold_N = joined if own.equals(checked) else _join(run, own, longest, rows, size)
         same_folds &= bool((fold_N == rows["fold"].to_numpy()).all())
-        labels = own["label"].to_numpy()[order_N[:size]]
+        labels = own["label"].to_numpy()[slice(size) if order_N is None else order_N[:size]]
         if (labels != rows["label_raw"].to_numpy()[:size]).any():
             corrected.append(labels)
-        orders.append(_unless_equal(order_N))
-        kept.append(_ordered(logits_NC, orders[-1]) if keep and logits_NC is not None else None)
+        orders.append(order_N)
+        kept.append(_ordered(logits_NC, order_N) if keep and logits_NC is not None else None)
     # If all corrected members have the same corrections, these hold for all. If not, none do.
     one_way = bool(corrected) and all((one == corrected[0]).all() for one in corrected)
     labels = corrected[0] if one_way else rows["label_raw"].to_numpy()[:size]
-    rows["label"] = np.tile(labels, len(rows) // size)
+    rows = rows.assign(label=np.tile(labels, len(rows) // size))
     test_ids, own_ids = _test_ids(runs, intersect=intersect)
     left_out = (
         len(pd.concat(own_ids).drop_duplicates()) - len(test_ids) if test_ids is not None else 0

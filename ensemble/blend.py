@@ -317,5 +317,7 @@ def _blend(config: BlendConfig, broken: Mapping[Path, str], say: Say) -> Run:
             files=files,
         )
         write_derived(folder, blended)
+        # The report is made from the folder only, and may need the memory.
+        del aligned, columns, made, blended
         finish(Run(folder), page=config.page, report=config.report, say=say)
     return Run(folder)

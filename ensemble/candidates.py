@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 
 from ensemble.align import Aligned
 from ensemble.auto import SIMPLE
@@ -75,8 +76,9 @@ def optimism_marks(aligned: Aligned, *, fits: bool) -> dict[str, bool]:
 
 def num_parts(aligned: Aligned) -> int:
     """Return the number of parts into which groups can be dealt for cross-fitting."""
-    by_repeat = aligned.rows.groupby("repeat")
-    return int(min(by_repeat["fold"].nunique().min(), by_repeat["group"].nunique().min()))
+    rows = aligned.coded_rows
+    parts = pd.DataFrame({"repeat": rows.repeat_N, "fold": rows.fold_N, "group": rows.group_N})
+    return int(parts.groupby("repeat").nunique().to_numpy().min())
 
 
 def _with_columns() -> dict[str, Method]:

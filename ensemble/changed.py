@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from foldblend.errors import counted
+from foldblend.runs.ids import is_increasing
 from reports.blocks import images_block, section, text_block
 
 __all__ = ["changed_section"]
@@ -16,7 +18,7 @@ MOST_IMAGES = 24  # of each set
 
 
 def changed_section(
-    image_id_N: np.ndarray,
+    image_ids: pd.Series,
     label_N: np.ndarray,
     single_N: np.ndarray,
     proba_NC: np.ndarray,
@@ -28,7 +30,7 @@ def changed_section(
 
     Parameters
     ----------
-    image_id_N, label_N
+    image_ids, label_N
         Name and true class of each row.
     single_N
         Class that the best single run predicts.
@@ -43,17 +45,17 @@ def changed_section(
     repaired = np.flatnonzero((single_N != label_N) & (blend_N == label_N))
     broken = np.flatnonzero((single_N == label_N) & (blend_N != label_N))
     # With repeats, an image has several predictions, and each row is one of them.
-    noun = "image" if len(np.unique(image_id_N)) == len(image_id_N) else "prediction"
+    noun = "image" if is_increasing(image_ids) or image_ids.is_unique else "prediction"
     blocks = []
     for title, rows in (("Repaired", repaired), ("Broken", broken)):
         # The blend's most confident predictions first; ties keep the order of the rows.
         surest = rows[np.argsort(-proba_NC[rows, blend_N[rows]], kind="stable")]
         # An image with several repeats is shown once.
-        _, first = np.unique(image_id_N[surest], return_index=True)
-        shown = surest[np.sort(first)][:MOST_IMAGES]
+        names = image_ids.iloc[surest]
+        shown = surest[~names.duplicated().to_numpy()][:MOST_IMAGES]
         images = [
             (
-                str(image_id_N[row]),
+                str(image_ids.iloc[row]),
                 f"{classes[label_N[row]]}; {single}: {classes[single_N[row]]}"
                 if title == "Repaired"
                 else f"{classes[label_N[row]]}; blend: {classes[blend_N[row]]}",

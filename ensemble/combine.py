@@ -130,19 +130,22 @@ def _voted(
     zeros_C = np.zeros(len(aligned.runs[0].classes))
     none_N = np.empty(0, int)
     fitted = method.fit(Evidence([zeros_C[None]] * len(aligned.members), Rows.of(none_N, none_N)))
-    logits_NC = fitted(singles.watched(aligned.oof()))
+    exact_NC = fitted(singles.watched(aligned.oof()))
     # The run folder holds float32, and these scores must equal those of its report.
-    rows = singles.compared(logits_NC.astype(np.float32))
+    logits_NC = exact_NC.astype(np.float32)
+    rows = singles.compared(logits_NC)
     verdict, better = singles.verdict(rows, fitted.shares, cost_M)
     assert isinstance(fitted, Vote)
-    harm, harm_notes = harm_of_vote(fitted, logits_NC, aligned.oof(), singles, can_drop=can_drop)
+    sections = singles.sections(rows, verdict, shares=fitted.shares, logits_NC=exact_NC)
+    harm, harm_notes = harm_of_vote(fitted, exact_NC, aligned.oof(), singles, can_drop=can_drop)
+    del exact_NC  # twice the memory of what is written
     return Blend(
         logits_NC,
         _tests(aligned, fitted, zeros_C),
         name,
         fitted,
         zeros_C,
-        singles.sections(rows, verdict, shares=fitted.shares, logits_NC=logits_NC) | harm,
+        sections | harm,
         fits=False,
         of_shares=method.of_shares,
         notes=[*_unless_better(verdict, better=better), *harm_notes],

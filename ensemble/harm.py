@@ -13,7 +13,8 @@ from ensemble.leave_out import Without, vote_without, without
 from ensemble.methods.base import Evidence, Fitted, Method
 from ensemble.methods.vote import Vote
 from ensemble.subsets import few
-from foldblend.ahead import ahead
+from foldblend.ahead import ahead, threads_for
+from foldblend.blocks import in_blocks
 from foldblend.errors import UserError
 from foldblend.progress import Task, track
 from foldblend.scores.metrics import Metric, log_softmax, softmax
@@ -215,11 +216,13 @@ def leave_out_of_vote(
 
     def harm(member: tuple[str, np.ndarray, float]) -> Harm:
         name, logits_NC, share = member
-        without_NC = vote_without(fitted.pool, vote_NC, logits_NC, share)
+        proba_NC = vote_without(fitted.pool, vote_NC, logits_NC, share)
         score = None
-        if without_NC is not None:
-            score = left_out_score(metric, rows, softmax(without_NC))
+        if proba_NC is not None:
+            in_blocks(softmax, proba_NC, out=proba_NC)
+            score = left_out_score(metric, rows, proba_NC)
         return Harm(name, score, None if score is None else score.minus(whole))
 
-    found = ahead(harm, zip(names, logits_MNC, fitted.shares, strict=True))
+    members = zip(names, logits_MNC, fitted.shares, strict=True)
+    found = ahead(harm, members, num_threads=threads_for(vote_NC.nbytes))
     return [*track(found, "leave out each member", total=len(names), unit="members")]

@@ -15,6 +15,7 @@ from ensemble.methods.stack import LOWEST, Stack, log_probabilities
 from ensemble.methods.trees import Trees
 from ensemble.methods.vote import POOLS, RankVote, Vote
 from ensemble.subsets import FewerMembers, few
+from foldblend.blocks import in_blocks
 
 __all__ = ["Without", "vote_without", "without"]
 
@@ -207,8 +208,12 @@ def vote_without(
     left = 1 - share
     if left <= LEAST_LEFT:
         return None
-    own_NC = POOLS[pool]([logits_NC], [1.0])
-    if pool == "log":
-        return np.asarray((vote_NC - share * own_NC) / left)
-    rest_NC = (np.exp(vote_NC) - share * np.exp(own_NC)) / left
-    return np.asarray(np.log(np.maximum(rest_NC, np.finfo(np.float64).tiny)))
+
+    def rest(vote_NC: np.ndarray, logits_NC: np.ndarray) -> np.ndarray:
+        own_NC = POOLS[pool]([logits_NC], [1.0])
+        if pool == "log":
+            return np.asarray((vote_NC - share * own_NC) / left)
+        rest_NC = (np.exp(vote_NC) - share * np.exp(own_NC)) / left
+        return np.asarray(np.log(np.maximum(rest_NC, np.finfo(np.float64).tiny)))
+
+    return in_blocks(rest, vote_NC, logits_NC)

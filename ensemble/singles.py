@@ -31,19 +31,21 @@ class Singles:
     """Scores and errors of the single members, collected one after the other."""
 
     def __init__(self, aligned: Aligned, metric: str | Metric, *, blend: str) -> None:
-        self.rows = aligned.named_rows.coded()
-        self.image_id_N = aligned.rows["image_id"].to_numpy()
+        self.rows = aligned.coded_rows
+        self.image_ids = aligned.rows["image_id"]
         self.attributes = aligned.runs[0].attributes
         self.blend = blend
         self.names = _names(aligned, blend)
         self.metric = as_metric(metric)
         self.found: list[Scored] = []
+        self.num_threads = aligned.num_threads
         self.classes = aligned.runs[0].classes
         self.predicted_MN = np.empty((len(self.names), len(self.rows)), np.int32)
 
     def watched(self, logits: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the members' logits unchanged, after scoring each."""
-        for logits_NC, scored in ahead(self._with_score, enumerate(logits)):
+        scored_members = ahead(self._with_score, enumerate(logits), num_threads=self.num_threads)
+        for logits_NC, scored in scored_members:
             self.found.append(scored)
             yield logits_NC
 
@@ -102,7 +104,7 @@ class Singles:
             return found
         place = self.best[0]
         changed = changed_section(
-            self.image_id_N,
+            self.image_ids,
             self.rows.label_N,
             self.predicted_MN[place],
             softmax(logits_NC),

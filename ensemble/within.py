@@ -73,7 +73,7 @@ def vote_within(blend: Run, members: Sequence[Run], budget: str) -> WithinBudget
     if why_not is not None:
         raise UserError(f"--budget {budget}: members cannot be chosen: {why_not}; leave it out")
     cost_M, unit = costs_of(members)
-    rows = aligned.named_rows.coded()
+    rows = aligned.coded_rows
     evidence = Evidence(list(aligned.oof()), rows, metric_of(blend.info))
     methods = choosing_members({SOFT: METHODS[SOFT]}, config, cost_M)
     chosen = blend_arrays(evidence, methods, decide=False).chosen

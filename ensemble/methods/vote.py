@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from foldblend.blocks import in_blocks
 from foldblend.image_columns import ImageColumns
 from foldblend.scores.metrics import log_softmax, softmax
 
@@ -33,6 +34,47 @@ def _log(share_NC: np.ndarray) -> np.ndarray:
     return np.asarray(np.log(np.maximum(share_NC, np.finfo(np.float64).tiny)))
 
 
+def _proba(logits_NC: np.ndarray, share: float) -> np.ndarray:
+    proba_NC = softmax(logits_NC)
+    proba_NC *= share
+    return proba_NC
+
+
+def _log_proba(logits_NC: np.ndarray, share: float) -> np.ndarray:
+    return log_softmax(logits_NC) * share
+
+
+def _votes(logits_NC: np.ndarray, share: float) -> np.ndarray:
+    votes_NC = softmax(logits_NC) * (TIE * share)
+    votes_NC[np.arange(len(votes_NC)), logits_NC.argmax(axis=1)] += (1 - TIE) * share
+    return votes_NC
+
+
+def _sum(
+    of_model: Callable[[np.ndarray, float], np.ndarray],
+    logits: Iterable[np.ndarray],
+    weights: Sequence[float],
+) -> np.ndarray:
+    """Return the sum of a function of each model's logits and share, N x C float64."""
+    total_NC: np.ndarray | None = None
+    for logits_NC, share in zip(logits, _shares(weights), strict=True):
+        if total_NC is None:
+            total_NC = in_blocks(lambda part_NC, share=share: of_model(part_NC, share), logits_NC)
+            continue
+        in_blocks(
+            lambda sum_NC, part_NC, share=share: sum_NC + of_model(part_NC, share),
+            total_NC,
+            logits_NC,
+            out=total_NC,
+        )
+    assert total_NC is not None
+    return total_NC
+
+
+def _finished(last: Callable[[np.ndarray], np.ndarray], total_NC: np.ndarray) -> np.ndarray:
+    return in_blocks(last, total_NC, out=total_NC)
+
+
 def soft_vote(logits: Iterable[np.ndarray], weights: Sequence[float]) -> np.ndarray:
     """Return the log of the weighted mean of the models' probabilities, N x C float64.
 
@@ -44,13 +86,7 @@ def soft_vote(logits: Iterable[np.ndarray], weights: Sequence[float]) -> np.ndar
     >>> np.exp(soft_vote(logits, [1, 1])).round(6).tolist()
     [[0.6, 0.4]]
     """
-    total_NC: np.ndarray | None = None
-    for logits_NC, share in zip(logits, _shares(weights), strict=True):
-        proba_NC = softmax(logits_NC)
-        proba_NC *= share
-        total_NC = proba_NC if total_NC is None else np.add(total_NC, proba_NC, out=total_NC)
-    assert total_NC is not None
-    return _log(total_NC)
+    return _finished(_log, _sum(_proba, logits, weights))
 
 
 def log_vote(logits: Iterable[np.ndarray], weights: Sequence[float]) -> np.ndarray:
@@ -58,12 +94,7 @@ def log_vote(logits: Iterable[np.ndarray], weights: Sequence[float]) -> np.ndarr
 
     It is the log of the geometric mean of the probabilities.
     """
-    total: np.ndarray | None = None
-    for logits_NC, share in zip(logits, _shares(weights), strict=True):
-        term = log_softmax(logits_NC) * share
-        total = term if total is None else total + term
-    assert total is not None
-    return log_softmax(total)
+    return _finished(log_softmax, _sum(_log_proba, logits, weights))
 
 
 def hard_vote(logits: Iterable[np.ndarray], weights: Sequence[float]) -> np.ndarray:
@@ -71,13 +102,7 @@ def hard_vote(logits: Iterable[np.ndarray], weights: Sequence[float]) -> np.ndar
 
     The mean probability decides between classes with equal votes.
     """
-    votes_NC: np.ndarray | None = None
-    for logits_NC, share in zip(logits, _shares(weights), strict=True):
-        term = softmax(logits_NC) * (TIE * share)
-        term[np.arange(len(term)), logits_NC.argmax(axis=1)] += (1 - TIE) * share
-        votes_NC = term if votes_NC is None else votes_NC + term
-    assert votes_NC is not None
-    return _log(votes_NC)
+    return _finished(_log, _sum(_votes, logits, weights))
 
 
 POOLS: dict[str, Pool] = {"soft": soft_vote, "log": log_vote, "hard": hard_vote}

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow
 import pyarrow.compute
 
@@ -21,7 +20,6 @@ __all__ = [
     "TABLES",
     "Column",
     "Table",
-    "is_finite",
     "most_rows",
     "problem_of_schema",
     "problems",
@@ -243,15 +241,3 @@ def problems(values: pyarrow.ChunkedArray, column: Column, info: Info) -> Iterat
         if ends["min"] is not None and (ends["min"] < 0 or ends["max"] > most):
             odd = ends["min"] if ends["min"] < 0 else ends["max"]
             yield f"must be from 0 to {most}, not {odd}"
-
-
-def is_finite(values: pyarrow.ChunkedArray) -> bool:
-    """Return whether a column of logits has finite numbers of 32 bits only.
-
-    Those of 64 bits may be too large for the 32 bits that all readers use.
-    """
-    if values.null_count:
-        return False
-    with np.errstate(over="ignore"):
-        parts = (one.to_numpy().astype(np.float32, copy=False) for one in values.chunks)
-        return all(bool(np.isfinite(part).all()) for part in parts)

@@ -31,7 +31,6 @@ from foldblend.runs.folder import (
     logit_columns,
     sweep,
     table_hashes,
-    with_logits,
     write_json,
     write_section,
     write_table,
@@ -204,7 +203,7 @@ def write_content(
     if made.pictures is not None:
         _write(folder, PICTURES, made.pictures)
     _write(folder, "folds.csv", made.rows[["image_id", "group", "label", "repeat", "fold"]])
-    _write(folder, "oof.parquet", with_logits(made.rows, made.logits_NC))
+    _write_logits(folder, "oof.parquet", made.rows, made.logits_NC)
     num_classes = made.logits_NC.shape[1]
     _write_plain(folder, made, num_classes)
     files = [(f"test_fold_{fold}.parquet", test) for fold, test in enumerate(made.tests)]
@@ -256,12 +255,18 @@ def _write(
         write_bytes(folder / name, content)
 
 
+def _write_logits(folder: Path, name: str, rows: pd.DataFrame, logits_NC: np.ndarray) -> None:
+    """Write a table of out-of-fold logits, without a copy of all of them."""
+    check_there(folder)
+    write_table(folder / name, rows, logits_NC)
+
+
 def _write_plain(folder: Path, made: Content, num_classes: int) -> None:
     """Write the tables of logits without offsets, or remove those of a former run."""
     if made.plain_NC is None:
         (folder / PLAIN_OOF).unlink(missing_ok=True)
     else:
-        _write(folder, PLAIN_OOF, with_logits(made.rows, made.plain_NC))
+        _write_logits(folder, PLAIN_OOF, made.rows, made.plain_NC)
     if not made.plain_tests:
         (folder / PLAIN_TEST).unlink(missing_ok=True)
         return

@@ -15,8 +15,10 @@ import numpy as np
 import pandas as pd
 import pyarrow
 import pyarrow.csv
+import pyarrow.parquet
 from filelock import Timeout
 
+from foldblend.blocks import block_starts
 from foldblend.drafts import DRAFT, sweep_drafts
 from foldblend.errors import UserError
 from foldblend.files import (
@@ -97,16 +99,31 @@ def read_json(path: Path, *, cure: str = "") -> Any:
     return read_json_file(path, cure=cure, absent="is this a run folder?")
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table atomically, as CSV if the suffix is .csv and as parquet otherwise."""
+def write_table(path: Path, table: pd.DataFrame, logits_NC: np.ndarray | None = None) -> None:
+    """Write a table atomically, as CSV if the suffix is .csv and as parquet otherwise.
+
+    Its columns are followed by those of the logits, if there are any. Parquet is written block by
+    block, each of which is a row group.
+    """
     # About as many bytes as in memory, where texts count as their references only.
     needed = int(table.memory_usage(index=False).sum())
-    write_table_to = _write_csv if path.suffix == ".csv" else _write_parquet
+    if logits_NC is not None:
+        needed += 4 * logits_NC.size
+
+    def block(rows: slice) -> pd.DataFrame:
+        part = table.iloc[rows]
+        return part if logits_NC is None else with_logits(part, logits_NC[rows])
 
     def write(draft: Path) -> None:
         # Of a path, pandas would replace ~, and pyarrow takes none that is no UTF-8.
         with draft.open("wb") as file:
-            write_table_to(table, file)
+            if path.suffix == ".csv":
+                _write_csv(block(slice(None)), file)
+            else:
+                # The type of a column of objects is seen from all of its rows.
+                of = table if logits_NC is None else block(slice(0))
+                schema = pyarrow.Schema.from_pandas(of, preserve_index=False)
+                _write_parquet(map(block, block_starts(len(table))), schema, file)
 
     write_with(path, write, needed=needed)
 
@@ -118,8 +135,13 @@ def csv_bytes(table: pd.DataFrame) -> bytes:
     return file.getvalue()
 
 
-def _write_parquet(table: pd.DataFrame, file: BinaryIO) -> None:
-    table.to_parquet(file, index=False)
+def _write_parquet(blocks: Iterable[pd.DataFrame], schema: pyarrow.Schema, file: BinaryIO) -> None:
+    """Write each block as a row group; one block gives the bytes that pandas would write."""
+    with pyarrow.parquet.ParquetWriter(file, schema) as writer:
+        for block in blocks:
+            writer.write_table(
+                pyarrow.Table.from_pandas(block, schema=schema, preserve_index=False)
+            )
 
 
 def _write_csv(table: pd.DataFrame, file: BinaryIO) -> None:
@@ -302,7 +324,9 @@ def logit_columns(num_classes: int) -> list[str]:
 def with_logits(columns: pd.DataFrame, logits_NC: np.ndarray) -> pd.DataFrame:
     """Return a table of the given columns followed by float32 logit columns."""
     assert len(columns) == len(logits_NC), (len(columns), logits_NC.shape)
-    logits = pd.DataFrame(logits_NC.astype(np.float32), columns=logit_columns(logits_NC.shape[1]))
+    logits = pd.DataFrame(
+        logits_NC.astype(np.float32, copy=False), columns=logit_columns(logits_NC.shape[1])
+    )
     return pd.concat([columns.reset_index(drop=True), logits], axis=1)
 
 

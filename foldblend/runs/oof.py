@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
+from foldblend.runs.ids import codes_of
 from foldblend.runs.run import Run
 from foldblend.scores.metrics import softmax
 from foldblend.scores.rows import Rows
 
-__all__ = ["OofArrays", "oof_arrays", "oof_rows"]
+__all__ = ["OofArrays", "coded_rows", "oof_arrays", "oof_rows", "rows_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +26,24 @@ class OofArrays:
 
 def oof_rows(run: Run) -> Rows:
     """Return the labels, groups, repeats and folds of a run's out-of-fold rows."""
+    return rows_of(run.oof, run.group_name)
+
+
+def rows_of(table: pd.DataFrame, group_name: str) -> Rows:
+    """Return the labels, groups (by name), repeats and folds of a table."""
     label_N, group_N, repeat_N, fold_N = (
-        run.oof[name].to_numpy() for name in ("label", "group", "repeat", "fold")
+        table[name].to_numpy() for name in ("label", "group", "repeat", "fold")
     )
-    return Rows(label_N, group_N, repeat_N, fold_N, run.group_name)
+    return Rows(label_N, group_N, repeat_N, fold_N, group_name)
+
+
+def coded_rows(table: pd.DataFrame, group_name: str) -> Rows:
+    """Return the same with groups as numbers, in the order of their names.
+
+    Names of millions of rows would take long to sort, and much memory, as Python's texts.
+    """
+    label_N, repeat_N, fold_N = (table[name].to_numpy() for name in ("label", "repeat", "fold"))
+    return Rows(label_N, codes_of(table["group"])[0], repeat_N, fold_N, group_name)
 
 
 def oof_arrays(run: Run) -> OofArrays:

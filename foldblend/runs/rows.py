@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from foldblend.blocks import in_blocks
 from foldblend.runs.calibrated import calibration_of, plain_test
 from foldblend.runs.folder import with_logits, write_table
 from foldblend.runs.run import TEST_GROUPS, TEST_LABELS, Run
@@ -49,7 +50,7 @@ def mean_over_folds(
         image_id and logits, in the row order of the first table.
     """
     ids = tables[0]["image_id"]
-    stack = [in_order_of(ids, table)[list(columns)].to_numpy(np.float64) for table in tables]
+    stack = [in_order_of(ids, table)[list(columns)].to_numpy() for table in tables]
     return with_logits(ids.to_frame(), mean_logits(stack, of_shares=of_shares))
 
 
@@ -64,12 +65,16 @@ def mean_logits(logits_KNC: Sequence[np.ndarray], *, of_shares: bool = False) ->
 
     With `of_shares` it is the log of the mean of their probabilities.
     """
-    # The mean is taken in float64 whatever the logits are.
-    stack = [one.astype(np.float64) for one in logits_KNC]
-    mean_NC = np.mean([softmax(one) for one in stack] if of_shares else stack, axis=0)
-    if of_shares:
-        mean_NC = np.log(np.maximum(mean_NC, np.finfo(np.float64).tiny))
-    return np.asarray(mean_NC, np.float32)
+
+    def mean(*logits_KNC: np.ndarray) -> np.ndarray:
+        # The mean is taken in float64 whatever the logits are.
+        stack = [one.astype(np.float64) for one in logits_KNC]
+        mean_NC = np.mean([softmax(one) for one in stack] if of_shares else stack, axis=0)
+        if of_shares:
+            mean_NC = np.log(np.maximum(mean_NC, np.finfo(np.float64).tiny))
+        return np.asarray(mean_NC, np.float32)
+
+    return in_blocks(mean, *logits_KNC)
 
 
 def write_submission(

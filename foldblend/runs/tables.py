@@ -1,7 +1,8 @@
 """Tables of run folders: their columns, kinds and ranges, checked while they are read.
 
-A file is read once: its bytes are hashed, compared with the hash that the run recorded, and parsed
-from memory.
+The bytes of a file are hashed, compared with the hash that the run recorded, and parsed from
+memory. Large files are parsed from the file, which stays open in between: files of runs are
+replaced, never changed in place.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -21,7 +23,9 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
+from foldblend.blocks import in_blocks
 from foldblend.errors import UserError, listed, shown
+from foldblend.files import is_file
 from foldblend.reading import open_regular
 from foldblend.runs.broken import BrokenRun
 from foldblend.runs.columns import (
@@ -30,13 +34,13 @@ from foldblend.runs.columns import (
     TABLES,
     Column,
     Table,
-    is_finite,
     most_rows,
     problem_of_schema,
     problems,
     quoted,
 )
-from foldblend.runs.folder import logit_columns
+from foldblend.runs.folder import logit_columns, with_logits
+from foldblend.runs.ids import is_increasing
 
 __all__ = [
     "ROW_COLUMNS",
@@ -50,7 +54,8 @@ __all__ = [
 MOST_BYTES = 2**36
 MOST_LOG = 2**28
 LARGEST_LOGGED = 1e30  # larger numbers are of no use, and their differences may overflow
-MANY_BYTES = 2**24  # of a table that is read by several threads
+MANY_BYTES = 2**24  # of a table that is read by several threads, and not from memory
+AT_ONCE = 2**25  # bytes of logits that are read at once, so that memory holds them once
 AGAIN = "run it again"
 
 
@@ -104,6 +109,11 @@ class TableReader:
             data, digest = read_hashed(file, cure=cure)
         except UserError as error:
             raise BrokenRun(error, self.folder) from None
+        self._check_hash(name, digest)
+        return data
+
+    def _check_hash(self, name: str, digest: str) -> None:
+        """Raise BrokenRun if this is not the recorded hash of a file."""
         if self.hashes.get(name, digest) != digest:
             cure = (
                 "repeat the run's command, which trains nothing and writes it again"
@@ -115,7 +125,6 @@ class TableReader:
                 f"has changed since the run was made (its hash is not the recorded one); {cure}, or"
                 " restore the file",
             )
-        return data
 
     def broken(self, name: str, why: str) -> BrokenRun:
         """Return the error for a file of the run."""
@@ -140,36 +149,48 @@ class TableReader:
         BrokenRun
             If the file is absent, has changed or is no such table.
         """
-        rows: pd.DataFrame = self._found(name, columns).to_pandas()
+        if columns is None and _table_of(name).has_logits:
+            columns = [*_table_of(name).columns]
+            return with_logits(*self.read_logits(name, columns, unique=unique, order="F"))
+        with self._source(name, columns) as (source, wanted):
+            rows: pd.DataFrame = self._found(name, source, wanted).to_pandas()
         if unique:
             self._check_rows(name, rows)
         return rows
 
     def read_logits(
-        self, name: str, columns: Sequence[str], *, unique: bool = True
+        self,
+        name: str,
+        columns: Sequence[str],
+        *,
+        unique: bool = True,
+        order: Literal["C", "F"] = "C",
     ) -> tuple[pd.DataFrame, np.ndarray]:
-        """Return columns of a table and its logits, N x C float32; see `read`."""
-        logits = logit_columns(len(self.info["classes"]))
-        found = self._found(name, [*columns, *logits])
-        rows: pd.DataFrame = found.select([*columns]).to_pandas()
+        """Return columns of a table and its logits, N x C float32, in this order of memory.
+
+        See `read` for the parameters.
+        """
+        of_class = logit_columns(len(self.info["classes"]))
+        with self._source(name, [*columns, *of_class]) as (source, wanted):
+            found = self._found(name, source, {one: wanted[one] for one in columns})
+            rows: pd.DataFrame = found.to_pandas()
+            logits_NC = np.empty((0, len(of_class)), np.float32)
+            step = max(1, AT_ONCE // (4 * max(1, source.metadata.num_rows)))
+            for start in range(0, len(of_class), step):
+                names = of_class[start : start + step]
+                part = self._found(name, source, {one: wanted[one] for one in names})
+                # The number of rows in the footer may be wrong.
+                if not start:
+                    logits_NC = np.empty((len(part), len(of_class)), np.float32, order)
+                with np.errstate(over="ignore"):
+                    for place, values in enumerate(part.columns, start):
+                        logits_NC[:, place] = values.to_numpy()
+        finite_N = in_blocks(lambda part_NC: np.isfinite(part_NC).all(axis=1), logits_NC)
+        if not finite_N.all():
+            raise self._not_finite(name, finite_N)
         if unique:
             self._check_rows(name, rows)
-        parts = [found[one].to_numpy().astype(np.float32, copy=False) for one in logits]
-        return rows, np.stack(parts, axis=1)
-
-    def _found(self, name: str, columns: Sequence[str] | None) -> pyarrow.Table:
-        """Return columns of a table, of the right kinds and in their ranges."""
-        table = _table_of(name)
-        file = f"{name}.parquet"
-        wanted = {**table.columns}
-        if table.has_logits:
-            wanted |= dict.fromkeys(logit_columns(len(self.info["classes"])), Column("logit"))
-        if columns is not None:
-            wanted = {one: wanted[one] for one in columns}
-        found, good = self._parsed(file, self.data(file), wanted, table)
-        if not good:
-            raise self._not_finite(file, found.to_pandas(), wanted)
-        return found
+        return rows, logits_NC
 
     def _check_rows(self, name: str, rows: pd.DataFrame) -> None:
         """Raise BrokenRun if a row occurs twice, where the columns that tell were read."""
@@ -179,54 +200,95 @@ class TableReader:
             if table is OOF and "/" not in name:
                 self._check_repeats(f"{name}.parquet", rows)
 
-    def _not_finite(self, file: str, rows: pd.DataFrame, wanted: Mapping[str, Column]) -> BrokenRun:
+    def _not_finite(self, name: str, finite_N: np.ndarray) -> BrokenRun:
         """Return the error for logits that are not finite, with their images."""
-        columns = [name for name, one in wanted.items() if one.kind == "logit"]
-        with np.errstate(over="ignore"):
-            finite_N = np.isfinite(rows[columns].to_numpy(np.float32)).all(axis=1)
-        bad = listed(rows.loc[~finite_N, "image_id"])
+        bad = listed(self.read(name, ["image_id"]).loc[~finite_N, "image_id"])
         return self.broken(
-            file,
+            f"{name}.parquet",
             f"logits of {bad} are not finite; leave the run out, or make it again with a lower"
             " --lr",
         )
 
-    def _parsed(
-        self, file: str, data: bytes, wanted: Mapping[str, Column], table: Table
-    ) -> tuple[pyarrow.Table, bool]:
-        """Return the wanted columns of a parquet file, checked, and whether logits are finite."""
+    @contextmanager
+    def _opened(self, file: str) -> Iterator[pyarrow.NativeFile]:
+        """Open a file of the run, after a comparison with its recorded hash (see `data`)."""
+        path = self.folder / file
+        if not is_file(path) or path.stat().st_size <= MANY_BYTES:
+            yield pyarrow.BufferReader(self.data(file))
+            return
         try:
-            with pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data)) as source:
-                schema = source.schema_arrow
-                wanted = {**wanted, **table.further_in(schema.names)}
-                wrong = problem_of_schema(schema, wanted, source.metadata, self.info)
-                if wrong is None:
-                    here = [one for one in wanted if one in schema.names]
-                    # What pandas wrote about its types is not needed, and may be damaged.
-                    # Small tables are read by one thread each, which takes half of the processor
-                    # time of several; callers read two tables at once.
-                    found = source.read(here, use_threads=len(data) > MANY_BYTES)
-                    found = found.replace_schema_metadata(None)
-                    each = (
-                        f"{one} {problem}"
-                        for one in here
-                        for problem in problems(found[one], wanted[one], self.info)
+            opened = cast("io.FileIO", open_regular(path, cure=AGAIN))
+        except UserError as error:
+            raise BrokenRun(error, self.folder) from None
+        with opened:
+            try:
+                digest = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16))
+                opened.seek(0)
+            except OSError as error:
+                raise self.broken(file, f"cannot be read ({error.strerror}); {AGAIN}") from None
+            self._check_hash(file, digest.hexdigest())
+            yield pyarrow.PythonFile(io.BufferedReader(opened), mode="r")
+
+    @contextmanager
+    def _source(
+        self, name: str, columns: Sequence[str] | None
+    ) -> Iterator[tuple[pyarrow.parquet.ParquetFile, dict[str, Column]]]:
+        """Open a table whose schema is checked, with the columns that it has of these (or of all).
+
+        Raises BrokenRun if it is absent, has changed, or is no such table.
+        """
+        table = _table_of(name)
+        file = f"{name}.parquet"
+        wanted = {**table.columns}
+        if table.has_logits:
+            wanted |= dict.fromkeys(logit_columns(len(self.info["classes"])), Column("logit"))
+        if columns is not None:
+            wanted = {one: wanted[one] for one in columns}
+        with self._opened(file) as opened:
+            try:
+                with pyarrow.parquet.ParquetFile(opened) as source:
+                    names = source.schema_arrow.names
+                    wanted = {**wanted, **table.further_in(names)}
+                    wrong = problem_of_schema(
+                        source.schema_arrow, wanted, source.metadata, self.info
                     )
-                    wrong = next(each, None)
-                if wrong is None:
-                    logits = (found[one] for one in here if wanted[one].kind == "logit")
-                    return found, all(map(is_finite, logits))
-        except (
-            OSError,
-            ValueError,
-            LookupError,
-            TypeError,
-            OverflowError,
-            pyarrow.ArrowException,
-        ) as error:
-            why = shown(" ".join(str(error).split()), most=80)
-            raise self.broken(file, f"cannot be read ({why}); {AGAIN}") from None
-        raise self.broken(file, f"{wrong}; {AGAIN}")
+                    if wrong is not None:
+                        raise self.broken(file, f"{wrong}; {AGAIN}")
+                    yield source, {one: kind for one, kind in wanted.items() if one in names}
+            except UserError:
+                raise
+            except (
+                OSError,
+                ValueError,
+                LookupError,
+                TypeError,
+                OverflowError,
+                pyarrow.ArrowException,
+            ) as error:
+                why = shown(" ".join(str(error).split()), most=80)
+                raise self.broken(file, f"cannot be read ({why}); {AGAIN}") from None
+
+    def _found(
+        self, name: str, source: pyarrow.parquet.ParquetFile, wanted: Mapping[str, Column]
+    ) -> pyarrow.Table:
+        """Return these columns of a table that is open, of the right kinds and in their ranges."""
+        # Small tables are read by one thread each, which takes half of the processor time of
+        # several; callers read two tables at once.
+        size = sum(
+            source.metadata.row_group(one).total_byte_size
+            for one in range(source.metadata.num_row_groups)
+        )
+        found = source.read([*wanted], use_threads=size > MANY_BYTES)
+        each = (
+            f"{one} {problem}"
+            for one, kind in wanted.items()
+            for problem in problems(found[one], kind, self.info)
+        )
+        wrong = next(each, None)
+        if wrong is not None:
+            raise self.broken(f"{name}.parquet", f"{wrong}; {AGAIN}")
+        # What pandas wrote about its types is not needed, and may be damaged.
+        return found.replace_schema_metadata(None)
 
     def _check_unique(self, file: str, rows: pd.DataFrame, key: Sequence[str]) -> None:
         *within, last = key
@@ -235,7 +297,8 @@ class TableReader:
         within = [one for one, each in values_of.items() if (each != each[:1]).any()]
         parts = rows.groupby(within, sort=False) if within else [((), rows)]
         for values, part in parts:
-            if not part[last].is_unique:
+            # Most tables are sorted, which is seen much faster.
+            if not is_increasing(part[last]) and not part[last].is_unique:
                 twice = part.loc[part[last].duplicated(), last].unique()
                 at = "".join(f", {one} {value}" for one, value in zip(within, values, strict=True))
                 raise self.broken(

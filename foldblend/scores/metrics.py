@@ -123,10 +123,11 @@ class Metric:
         return np.asarray((label_N - predicted_N) ** 2)
 
 
-def rows_by_repeat(repeat_N: np.ndarray | None, num_rows: int) -> list[np.ndarray]:
-    """Return the row numbers of each repeat of a cross-validation (None: one repeat)."""
-    if repeat_N is None:
-        return [np.arange(num_rows)]
+def rows_by_repeat(repeat_N: np.ndarray | None, num_rows: int) -> Sequence[slice | np.ndarray]:
+    """Return the rows of each repeat of a cross-validation (None: one repeat)."""
+    if repeat_N is None or (num_rows and (repeat_N == repeat_N[0]).all()):
+        # A slice takes no copy of the rows.
+        return [slice(num_rows)]
     return [np.flatnonzero(repeat_N == repeat) for repeat in np.unique(repeat_N)]
 
 

@@ -78,16 +78,17 @@ def _write_suspects(run: Run, report: Mapping[str, Any]) -> None:
 
 def _page(run: Run, report: Mapping[str, Any]) -> str:
     arrays = oof_arrays(run)
-    ids_N = run.oof["image_id"].to_numpy()
+    ids = run.oof["image_id"]
     findings = report["suspects"].get("findings", ())
-    shown = Predictions(ids_N, arrays.rows, arrays.proba_NC)
+    shown = Predictions(ids.to_numpy(), arrays.rows, arrays.proba_NC)
     worst = worst_classes(report, shown)
     of_worst = [row for one in worst for row in one.rows]
     # Suspected labels are judged by eye, so their images get thumbnails before other mistakes.
     names = [name for one in findings for name in one["image_ids"]]
-    named_N = np.flatnonzero(np.isin(ids_N, [*names, *image_ids(report["sections"])]))
+    # NumPy would compare each of these names with all images.
+    named_N = np.flatnonzero(ids.isin([*names, *image_ids(report["sections"])]))
     order = rows_by_interest(arrays.rows.label_N, arrays.proba_NC, [*of_worst, *named_N])
-    images = gallery_images_of(run, ids_N[order])
+    images = gallery_images_of(run, shown.image_id_N[order])
     return report_page(
         report,
         shown,

@@ -1,6 +1,7 @@
 """Tests of the section on images that a blend repairs and breaks."""
 
 import numpy as np
+import pandas as pd
 
 from ensemble.changed import MOST_IMAGES, changed_section
 
@@ -12,7 +13,7 @@ def made(label, single, blend, confidence, names=None):
     proba = np.column_stack([other, confidence])
     is_cat = np.array(blend) == 0
     proba[is_cat] = proba[is_cat, ::-1]
-    ids = np.array(names or [f"{number}.png" for number in range(len(label))])
+    ids = pd.Series(names or [f"{number}.png" for number in range(len(label))])
     return changed_section(
         ids, np.array(label), np.array(single), proba, classes=CLASSES, single="a"
     )

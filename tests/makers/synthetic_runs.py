@@ -13,7 +13,7 @@ from foldblend.runs.folder import FORMAT, PICTURES, ids_hash, with_logits, write
 from folds.data.labels import AGES, ATTRIBUTES, CLASSES, GENDERS
 from folds.split import assign_folds
 
-__all__ = ["write_synthetic_run"]
+__all__ = ["random_logits", "write_synthetic_run"]
 
 FILES = (*[f"mask{number}" for number in range(1, 6)], "incorrect_mask", "normal")
 # Shares of the age classes among the people of the competition.
@@ -21,7 +21,7 @@ AGE_ODDS = (0.474, 0.455, 0.071)
 NUM_FOLDS = 5
 
 
-def _logits(label_N: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+def random_logits(label_N: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Return logits N x 18 with noise on each attribute, least on the mask and most on age.
 
     Axis Y is the values of one attribute.
@@ -92,7 +92,8 @@ def write_synthetic_run(
     )
     folder.mkdir(parents=True)
     write_table(
-        folder / "oof.parquet", with_logits(rows, _logits(rows["label"].to_numpy(), strength, rng))
+        folder / "oof.parquet",
+        with_logits(rows, random_logits(rows["label"].to_numpy(), strength, rng)),
     )
     write_table(folder / "folds.csv", rows[["image_id", "group", "label", "repeat", "fold"]])
     test_ids = pd.DataFrame(
@@ -100,7 +101,7 @@ def write_synthetic_run(
     )
     if num_test:
         test_label_N = rng.integers(len(CLASSES), size=num_test)
-        models = [_logits(test_label_N, strength, rng) for _ in range(NUM_FOLDS)]
+        models = [random_logits(test_label_N, strength, rng) for _ in range(NUM_FOLDS)]
         for fold, logits in enumerate(models):
             write_table(folder / f"test_fold_{fold}.parquet", with_logits(test_ids, logits))
         write_table(folder / "test.parquet", with_logits(test_ids, np.mean(models, axis=0)))
