@@ -13,7 +13,10 @@ import numpy as np
 
 from foldblend.errors import UserError
 
-__all__ = ["Axes", "own_scales", "principal_axes"]
+__all__ = ["Axes", "blocks", "own_scales", "principal_axes"]
+
+# Rows of which float64 copies are made at once.
+AT_ONCE = 2**16
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,10 @@ class Axes:
 
     def of(self, features_ND: np.ndarray) -> np.ndarray:
         """Return the N x X float64 coordinates of N x D features."""
-        return (features_ND.astype(np.float64) - self.mean_D) @ self.turn_DX
+        found_NX = np.empty((len(features_ND), self.turn_DX.shape[1]))
+        for at in blocks(len(features_ND)):
+            np.matmul(features_ND[at] - self.mean_D, self.turn_DX, out=found_NX[at])
+        return found_NX
 
 
 def principal_axes(features_ND: np.ndarray) -> Axes:
@@ -58,23 +64,36 @@ def principal_axes(features_ND: np.ndarray) -> Axes:
     array([1.])
     """
     mean_D = features_ND.mean(axis=0, dtype=np.float64)
-    centred = features_ND - mean_D
     # With fewer rows than features, the N x N matrix of products has the same eigenvalues and is
     # smaller.
-    many = len(centred) > centred.shape[1]
-    variance, vectors = np.linalg.eigh(
-        (centred.T @ centred if many else centred @ centred.T) / len(centred)
-    )
+    many = len(features_ND) > features_ND.shape[1]
+    centred = np.empty((0, features_ND.shape[1])) if many else features_ND - mean_D
+    products = _products(features_ND, mean_D) if many else centred @ centred.T
+    variance, vectors = np.linalg.eigh(products / len(features_ND))
     keep = variance > variance.max(initial=0) * 1e-12
     variance = variance[keep]
     vectors = vectors[:, keep]
-    axes_DX = vectors if many else centred.T @ (vectors / np.sqrt(variance * len(centred)))
+    axes_DX = vectors if many else centred.T @ (vectors / np.sqrt(variance * len(features_ND)))
     total = variance.sum()
     if not total > 0:
         raise UserError(
             "--finetune head: the backbone gives every image the same features; pass other weights"
         )
     return Axes(mean_D, axes_DX / math.sqrt(total), variance / total)
+
+
+def blocks(num_rows: int) -> list[slice]:
+    """Return blocks of rows: float64 copies of all rows at once would take much memory."""
+    return [slice(at, at + AT_ONCE) for at in range(0, num_rows, AT_ONCE)]
+
+
+def _products(features_ND: np.ndarray, mean_D: np.ndarray) -> np.ndarray:
+    """Return the sums over rows of the products of each two centred features, D x D."""
+    found_DD = np.zeros((len(mean_D), len(mean_D)))
+    for at in blocks(len(features_ND)):
+        centred_ND = features_ND[at] - mean_D
+        found_DD += centred_ND.T @ centred_ND
+    return found_DD
 
 
 def own_scales(rows_NX: np.ndarray, weight_ZN: np.ndarray) -> np.ndarray:
@@ -90,4 +109,14 @@ def own_scales(rows_NX: np.ndarray, weight_ZN: np.ndarray) -> np.ndarray:
     weight_ZN
         Row weights of each problem; rows of weight 0 are not used.
     """
-    return np.array([rows_NX[weight_N > 0].var(axis=0).sum() for weight_N in weight_ZN])
+    return np.array([_total_variance(rows_NX, weight_N > 0) for weight_N in weight_ZN])
+
+
+def _total_variance(rows_NX: np.ndarray, used_N: np.ndarray) -> float:
+    """Return the sum over axes of the variance of the rows that are used."""
+    if len(rows_NX) <= AT_ONCE:
+        return float(rows_NX[used_N].var(axis=0).sum())
+    parts = [(rows_NX[at], used_N[at]) for at in blocks(len(rows_NX))]
+    mean_X = sum(rows[used].sum(axis=0) for rows, used in parts) / used_N.sum()
+    squares = sum(float(((rows[used] - mean_X) ** 2).sum()) for rows, used in parts)
+    return squares / float(used_N.sum())

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from foldblend.errors import UserError
-from folds.kfold import stratified_group_folds
+from folds.kfold import codes_of, stratified_group_folds
 from pipeline.frozen.axes import own_scales
 from pipeline.frozen.linear_heads import ROUGH, fit_heads
 
@@ -19,6 +19,9 @@ __all__ = ["choose_l2"]
 
 # Inner folds that choose the L2 penalty.
 NUM_INNER = 3
+# Rows on which the penalty is chosen. Losses are sums over rows, so that a penalty means the same
+# for any number of rows; with so many, the losses of neighbouring penalties hardly differ.
+MOST_ROWS = 2**17
 
 
 def choose_l2(
@@ -39,7 +42,8 @@ def choose_l2(
     """Choose the L2 penalty of each problem by cross-validation within its own rows.
 
     The groups of a problem are split into three inner folds, and the penalty with the least
-    held-out log loss is chosen. A single penalty is returned without a fit.
+    held-out log loss is chosen. A single penalty is returned without a fit. Of more than MOST_ROWS
+    rows, the penalty is chosen on those of some groups, drawn at random.
 
     Parameters
     ----------
@@ -78,6 +82,14 @@ def choose_l2(
     """
     if len(penalties) == 1:
         return np.full(len(weight_ZN), penalties[0]), np.full((len(weight_ZN), 1), np.nan)
+    if len(rows_NX) > MOST_ROWS:
+        some_N = _rows_of_some_groups(group_N, seed)
+        rows_NX = rows_NX[some_N]
+        label_N = label_N[some_N]
+        group_N = group_N[some_N]
+        weight_ZN = weight_ZN[:, some_N]
+        share_NC = None if share_NC is None else share_NC[some_N]
+        scored_N = None if scored_N is None else scored_N[some_N]
     inner_ZN = np.full(weight_ZN.shape, -1)
     for problem, weight_N in enumerate(weight_ZN):
         used = weight_N > 0 if scored_N is None else (weight_N > 0) & scored_N
@@ -128,3 +140,15 @@ def choose_l2(
                 problem
             ].sum()
     return np.asarray(penalties)[loss_ZP.argmin(axis=1)], loss_ZP
+
+
+def _rows_of_some_groups(group_N: np.ndarray, seed: int) -> np.ndarray:
+    """Return which rows are of groups that are drawn at random until they have MOST_ROWS rows."""
+    code_N = codes_of(group_N)
+    size_G = np.bincount(code_N)
+    order_G = np.random.default_rng(seed).permutation(len(size_G))
+    num = int(np.searchsorted(np.cumsum(size_G[order_G]), MOST_ROWS, side="right"))
+    is_drawn_G = np.zeros(len(size_G), bool)
+    # At least two groups, so that one may be held out.
+    is_drawn_G[order_G[: max(num, 2)]] = True
+    return is_drawn_G[code_N]

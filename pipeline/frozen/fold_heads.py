@@ -15,7 +15,7 @@ import torch
 
 from foldblend.errors import UserError
 from pipeline.config.train import parse_l2
-from pipeline.frozen.axes import Axes, own_scales, principal_axes
+from pipeline.frozen.axes import Axes, blocks, own_scales, principal_axes
 from pipeline.frozen.choose_l2 import choose_l2
 from pipeline.frozen.features import Features
 from pipeline.frozen.linear_heads import Head, fit_heads
@@ -91,8 +91,11 @@ def training_rows(
         parts = [np.concatenate(pair) for pair in zip(parts, more, strict=True)]
     num_each = len(parts)
     # A negative label marks an image that is left out of training.
-    place_N = np.tile(np.flatnonzero(label_N >= 0), num_each)
-    features_ND = np.concatenate([one[label_N >= 0] for one in parts])
+    learns_N = label_N >= 0
+    place_N = np.tile(np.flatnonzero(learns_N), num_each)
+    if not learns_N.all():
+        parts = [one[learns_N] for one in parts]
+    features_ND = parts[0] if num_each == 1 else np.concatenate(parts)
     axes = principal_axes(features_ND)
     return TrainingRows(
         rows_NX=axes.of(features_ND),
@@ -164,6 +167,9 @@ def logits_of(
     views_VND: Sequence[np.ndarray], weight_DC: np.ndarray, bias_C: np.ndarray
 ) -> np.ndarray:
     """Return the logits V x N x C, float32, of a linear head on features of each view."""
-    return np.stack([one.astype(np.float64) @ weight_DC + bias_C for one in views_VND]).astype(
-        np.float32
-    )
+    num_rows = len(views_VND[0])
+    found_VNC = np.empty((len(views_VND), num_rows, len(bias_C)), np.float32)
+    for found_NC, one_ND in zip(found_VNC, views_VND, strict=True):
+        for at in blocks(num_rows):
+            found_NC[at] = one_ND[at].astype(np.float64) @ weight_DC + bias_C
+    return found_VNC

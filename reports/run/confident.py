@@ -12,7 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["NEARLY_ALL", "Judged", "extreme_pairs", "judge_pairs", "judge_units", "sums_by_code"]
+__all__ = [
+    "NEARLY_ALL",
+    "Judged",
+    "RowsByCode",
+    "extreme_pairs",
+    "judge_pairs",
+    "judge_units",
+    "sums_by_code",
+]
 
 NEARLY_ALL = 0.9
 # The highest share of wrong labels that is plausible: the highest of ten well-known data sets
@@ -42,6 +50,26 @@ class Judged:
         the highest plausible w explains, right labels are among them, and it is unknown which.
         """
         return bool(self.flagged.mean() <= MOST_WRONG * self.detectable.mean())
+
+
+class RowsByCode:
+    """The rows of each code of many, each found without a search through all rows.
+
+    Examples
+    --------
+    >>> RowsByCode(np.array([2, 0, 2]))[2].tolist()
+    [0, 2]
+    """
+
+    def __init__(self, code_N: np.ndarray) -> None:
+        """Sort the rows by their code, a number from 0 on."""
+        self._order = np.argsort(code_N, kind="stable")
+        self._ends = np.cumsum(np.bincount(code_N))
+
+    def __getitem__(self, code: int) -> np.ndarray:
+        """Return the numbers of the rows with a code, ascending."""
+        start = self._ends[code - 1] if code else 0
+        return np.asarray(self._order[start : self._ends[code]])
 
 
 def sums_by_code(values_N: np.ndarray, code_N: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,11 @@ class Explanations:
     hint: str
     note: str
     """How many mistakes have maps, or why none are shown."""
+
+    def at(self, place_of: Mapping[int, int]) -> Explanations:
+        """Return those of the rows of a gallery, by their places in it."""
+        maps = {place_of[row]: pair for row, pair in self.maps.items() if row in place_of}
+        return dataclasses.replace(self, maps=maps)
 
     @property
     def data(self) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,10 @@ class WorstClass:
     f1: float
     support: int
     rows: tuple[int, ...]
+
+    def at(self, place_of: Mapping[int, int]) -> WorstClass:
+        """Return the class with the places of its rows among those of a gallery."""
+        return dataclasses.replace(self, rows=tuple(place_of[row] for row in self.rows))
 
 
 def worst_classes(report: Report, shown: Predictions) -> list[WorstClass]:

@@ -14,8 +14,10 @@ from foldblend.attributes import Attribute
 from foldblend.scores.confusion import worst_mistakes
 from foldblend.scores.rows import Rows
 
-__all__ = ["GalleryImages", "Predictions", "gallery_data", "rows_by_interest"]
+__all__ = ["MOST_ROWS", "GalleryImages", "Predictions", "gallery_data", "rows_by_interest"]
 
+# Predictions in a gallery: their numbers take 5 MB of the page, and a browser stays quick.
+MOST_ROWS = 60_000
 DATA_URI = "data:image/jpeg;base64,"
 
 
@@ -26,6 +28,10 @@ class Predictions:
     image_id_N: np.ndarray
     rows: Rows
     proba_NC: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Predictions:
+        """Return a selection of the predictions, by row numbers."""
+        return Predictions(self.image_id_N[rows], self.rows.take(rows), self.proba_NC[rows])
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from reports.block_kinds import image_ids
 from reports.run.compute import compute_report, report_before
 from reports.run.explained import explanations_of
 from reports.run.first_screen import worst_classes
-from reports.run.gallery import Predictions, rows_by_interest
+from reports.run.gallery import MOST_ROWS, Predictions, rows_by_interest
 from reports.run.next_steps import next_steps
 from reports.run.page import report_page
 from reports.run.predictions import predictions, predictions_by_group
@@ -88,15 +89,21 @@ def _page(run: Run, report: Mapping[str, Any]) -> str:
     # NumPy would compare each of these names with all images.
     named_N = np.flatnonzero(ids.isin([*names, *image_ids(report["sections"])]))
     order = rows_by_interest(arrays.rows.label_N, arrays.proba_NC, [*of_worst, *named_N])
-    images = gallery_images_of(run, shown.image_id_N[order])
+    images = gallery_images_of(run, shown.image_id_N[order[:MOST_ROWS]])
+    if len(order) > MOST_ROWS:
+        more = f" The gallery has {MOST_ROWS:,} of {len(order):,} predictions, mistakes first."
+        images = dataclasses.replace(images, note=images.note + more)
+    kept_N = np.sort(order[:MOST_ROWS])
+    place_of = {row: place for place, row in enumerate(kept_N.tolist())}
+    explained = explanations_of(run, images.thumbnails)
     return report_page(
         report,
-        shown,
+        shown.take(kept_N),
         images,
-        worst=worst,
+        worst=[one.at(place_of) for one in worst],
         attributes=run.attributes,
         steps=next_steps(report, run.path),
-        explained=explanations_of(run, images.thumbnails),
+        explained=None if explained is None else explained.at(place_of),
     )
 
 

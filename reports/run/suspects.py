@@ -29,6 +29,7 @@ from foldblend.scores.score import score_interval
 from reports.run.confident import (
     NEARLY_ALL,
     Judged,
+    RowsByCode,
     extreme_pairs,
     judge_pairs,
     judge_units,
@@ -152,6 +153,7 @@ class _Search:
         self.fields = fields
         self.code_NA = np.stack([field.of_class[images.label] for field in fields], axis=1)
         self.corrected_NA = self.code_NA.copy()
+        self.rows_of_group = RowsByCode(images.group)
         self.findings: list[dict[str, Any]] = []
         self.notes: list[str] = []
         # Over all fields, because an image can be in one swap only.
@@ -185,8 +187,9 @@ class _Search:
                     judged,
                 )
             )
-            for unit in np.flatnonzero(judged.flagged & judged.is_credible):
-                rows = np.flatnonzero(unit_N == unit)
+            rows_of_unit = RowsByCode(unit_N)
+            for unit in np.flatnonzero(judged.flagged & judged.is_credible).tolist():
+                rows = rows_of_unit[unit]
                 best = judged.best[unit]
                 given = value_N[rows[0]]
                 agree = int((proba_NE[rows].argmax(axis=1) == best).sum())
@@ -254,10 +257,10 @@ class _Search:
         Two lines are written where one line could not name both images.
         """
         field = self.fields[number]
-        group = self.images.group[pair[0]]
+        group = int(self.images.group[pair[0]])
         target = str(self.images.group_names[group])
         stems = self._stems(pair)
-        num = Counter(self._stems(np.flatnonzero(self.images.group == group)))
+        num = Counter(self._stems(self.rows_of_group[group]))
         # A line for a swap has two stems of files, separated by a blank.
         is_unique = [stem.split() == [stem] and num[stem] == 1 for stem in stems]
         if not all(is_unique) or target in self.images.ids:

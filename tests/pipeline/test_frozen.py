@@ -29,6 +29,7 @@ from pipeline.frozen import linear_heads
 from pipeline.frozen.axes import own_scales, principal_axes
 from pipeline.frozen.choose_l2 import choose_l2
 from pipeline.frozen.features import Backbone, Features
+from pipeline.frozen.fold_heads import logits_of
 from pipeline.frozen.linear_heads import fit_heads
 from pipeline.models.backbones import build_model, check_backbone, preprocess_of
 from pipeline.watch.tracking import attribute_scores
@@ -107,14 +108,14 @@ def test_heads_are_found_where_a_step_goes_too_far(monkeypatch):
     features, label, _ = simulate(dims=9, noise=0.1)
     axes = principal_axes(features)
     rows = axes.of(features)
-    along = linear_heads._Problems.along
+    along = linear_heads.Problems.along
     lengths = iter([1e6, float("nan")])
 
     def too_far(self, *parts):
         found = along(self, *parts)
         return found * next(lengths, 40.0)
 
-    monkeypatch.setattr(linear_heads._Problems, "along", too_far)
+    monkeypatch.setattr(linear_heads.Problems, "along", too_far)
     heads = fit_heads(
         rows,
         label,
@@ -140,19 +141,68 @@ def test_heads_that_a_gpu_has_no_memory_for_are_fitted_on_the_cpu(monkeypatch, c
     rows = rng.normal(size=(40, 5))
     arguments = (rows, rng.integers(3, size=40), np.ones((2, 40)), np.array([1.0, 10.0]))
     more = {"num_classes": 4, "variance_X": rows.var(axis=0)}
-    real = linear_heads._Problems
+    real = linear_heads.HeadRows
 
-    def full(*data, dtype, device):
+    def full(rows_NX, *, dtype, device):
         if device is not None:
             raise error
-        return real(*data, dtype=dtype, device=device)
+        return real(rows_NX, dtype=dtype, device=device)
 
     expected = fit_heads(*arguments, **more)
-    monkeypatch.setattr(linear_heads, "_Problems", full)
+    monkeypatch.setattr(linear_heads, "HeadRows", full)
     found = fit_heads(*arguments, **more, device=torch.device("cuda"))
     np.testing.assert_array_equal(found.weight_ZXC, expected.weight_ZXC)
     said = capsys.readouterr().err
     assert said == "cuda: too little memory for the linear heads; the CPU fits them\n"
+
+
+def test_heads_of_many_rows_are_fitted_in_blocks_and_one_after_the_other(monkeypatch):
+    features, label, group = simulate(dims=9)
+    weight = np.stack([group % 3 != fold for fold in range(3)]).astype(float)
+
+    def found():
+        axes = principal_axes(features)
+        rows = axes.of(features)
+        scales = own_scales(rows, weight)
+        common = {"num_classes": 4, "variance_X": axes.variance_X}
+        chosen, losses = choose_l2(rows, label, group, weight, (1.0, 0.1), seed=0, **common)
+        heads = fit_heads(rows, label, weight, chosen * scales, **common)
+        weight_DC = axes.turn_DX @ heads.weight_ZXC[0]
+        logits = logits_of([features], weight_DC, heads.bias_ZC[0] - axes.mean_D @ weight_DC)
+        return chosen, scales, losses, logits
+
+    at_once = found()
+    monkeypatch.setattr("pipeline.frozen.axes.AT_ONCE", 7)
+    monkeypatch.setattr("pipeline.frozen.head_problems.ONE_PASS", 7)
+    monkeypatch.setattr(linear_heads, "MOST_BYTES", 1)
+    in_blocks = found()
+    np.testing.assert_array_equal(in_blocks[0], at_once[0])
+    for one, other, most in zip(in_blocks[1:], at_once[1:], (1e-12, 1e-3, 1e-5), strict=True):
+        np.testing.assert_allclose(one, other, atol=most)
+
+
+def test_the_penalty_of_many_rows_is_chosen_on_some_groups(monkeypatch):
+    features, label, group = simulate(dims=9)
+    axes = principal_axes(features)
+    rows = axes.of(features)
+    weight = np.stack([group % 3 != fold for fold in range(3)]).astype(float)
+    penalties = (1.0, 0.1)
+    common = {"seed": 0, "num_classes": 4, "variance_X": axes.variance_X}
+    seen = []
+    real = linear_heads.fit_heads
+    monkeypatch.setattr(
+        "pipeline.frozen.choose_l2.fit_heads",
+        lambda rows, *rest, **more: seen.append(rows) or real(rows, *rest, **more),
+    )
+    monkeypatch.setattr("pipeline.frozen.choose_l2.MOST_ROWS", 50)
+    found = choose_l2(rows, label, group, weight, penalties, **common)
+    some = np.array([(seen[0] == row).all(axis=1).any() for row in rows])
+    assert 30 < some.sum() <= 50
+    assert not {*group[some]} & {*group[~some]}
+    monkeypatch.undo()
+    of_these = choose_l2(rows[some], label[some], group[some], weight[:, some], penalties, **common)
+    np.testing.assert_array_equal(found[0], of_these[0])
+    np.testing.assert_array_equal(found[1], of_these[1])
 
 
 def test_a_row_of_weight_0_has_no_influence():

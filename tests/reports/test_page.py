@@ -323,6 +323,44 @@ def test_mistakes_come_first_then_all_classes_in_turn():
     assert rows_by_interest(label, proba, [3, 5]).tolist() == [3, 5, 1, 0, 4, 6, 2]
 
 
+def test_a_gallery_has_the_most_interesting_of_too_many_predictions(run_copy, monkeypatch):
+    write_report(run_copy)
+    whole = Parsed((run_copy.path / "report.html").read_text())
+    monkeypatch.setattr("reports.run.report.MOST_ROWS", 60)
+    write_report(run_copy)
+    page = Parsed((run_copy.path / "report.html").read_text())
+    assert "The gallery has 60 of 210 predictions, mistakes first." in page.text
+    everything, few = (json.loads(one.data) for one in (whole, page))
+
+    def rows_of(data):
+        names = [data["pictures"][one] for one in data["picture"]]
+        own = [data[name] for name in ("label", "predicted", "confidence", "own")]
+        groups = [data["groups"][one] for one in data["group"]]
+        return [*zip(names, groups, *own, strict=True)]
+
+    all_rows, rows = rows_of(everything), rows_of(few)
+    assert len(rows) == 60
+    assert len(few["pictures"]) == len(few["thumbnails"]) == 60
+    # All are as they were, and in their order.
+    assert [one for one in all_rows if one in rows] == rows
+    left_out = [one for one in all_rows if one not in rows]
+    is_wrong = [label != predicted for _, _, label, predicted, _, _ in rows]
+    sure = [one for one, wrong in zip(rows, is_wrong, strict=True) if wrong]
+    rest = [one for one in left_out if one[2] != one[3]]
+    assert len(sure) > 40
+    # Images of the worst classes and suspected labels come first; then the most confident mistakes.
+    assert sorted(one[4] for one in rest)[-1] <= sorted(one[4] for one in sure)[len(sure) // 2]
+
+    def first_screen(one, data):
+        places = [
+            int(attributes["data-row"]) for _, attributes in one.tags if "data-row" in attributes
+        ]
+        return [rows_of(data)[place] for place in places]
+
+    assert len(first_screen(page, few)) > 3
+    assert first_screen(page, few) == first_screen(whole, everything)
+
+
 def test_gallery_data(reported):
     run = reported[0]
     arrays = oof_arrays(run)
