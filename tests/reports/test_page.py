@@ -330,7 +330,8 @@ def test_a_gallery_has_the_most_interesting_of_too_many_predictions(run_copy, mo
     write_report(run_copy)
     page = Parsed((run_copy.path / "report.html").read_text())
     assert "The gallery has 60 of 210 predictions, mistakes first." in page.text
-    everything, few = (json.loads(one.data) for one in (whole, page))
+    everything = json.loads(whole.data)
+    few = json.loads(page.data)
 
     def rows_of(data):
         names = [data["pictures"][one] for one in data["picture"]]
@@ -338,7 +339,8 @@ def test_a_gallery_has_the_most_interesting_of_too_many_predictions(run_copy, mo
         groups = [data["groups"][one] for one in data["group"]]
         return [*zip(names, groups, *own, strict=True)]
 
-    all_rows, rows = rows_of(everything), rows_of(few)
+    all_rows = rows_of(everything)
+    rows = rows_of(few)
     assert len(rows) == 60
     assert len(few["pictures"]) == len(few["thumbnails"]) == 60
     # All are as they were, and in their order.
