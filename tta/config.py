@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from foldblend.cli import check_name
+from foldblend.cluster.names import AUTO, LOCAL, check_address
 from foldblend.errors import did_you_mean, require
 from foldblend.flags import expand_home
 from foldblend.limits import check_machine
@@ -78,6 +79,13 @@ class TtaConfig:
     validation_batch_size: Annotated[int | None, tyro.conf.arg(aliases=["-vb"])] = None
     """Images per forward pass, each in one view. Default: as in training."""
 
+    backend: Literal["local", "ray"] = LOCAL
+    """Where views are predicted. local: on this machine. ray: on all nodes of a Ray cluster that
+    runs already and shares the files (extra ray).
+    """
+    ray_address: str = AUTO
+    """The cluster: auto ($RAY_ADDRESS, or the one of this machine), host:port, or ray://host:port.
+    """
     parts: str | None = None
     """Your own parts that the run's settings name and that may be imported, as module:name,
     comma-separated.
@@ -109,6 +117,7 @@ class TtaConfig:
         if self.group_pool is not None:
             check_pool(self.group_pool)
         check_name(self.name)
+        check_address(self.ray_address)
         check_machine(workers=self.workers)
         size = self.validation_batch_size
         require(size is None or size >= 1, f"--validation-batch-size {size}: pass 1 or more")

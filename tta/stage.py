@@ -55,7 +55,10 @@ from tta.views.names import parse_views
 __all__ = ["augment_run"]
 
 EFFECTS = "effects.csv"
-FURTHER = ("data", "device", "workers", "validation_batch_size", "parts", "trust_parts")
+FURTHER = (
+    *("data", "device", "workers", "validation_batch_size", "parts", "trust_parts"),
+    *("backend", "ray_address"),
+)
 AddViews = Callable[..., object]
 """Function (folder, names, *, say, **further) that predicts a run's images in further views."""
 

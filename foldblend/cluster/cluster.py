@@ -43,6 +43,8 @@ class Task:
     args: tuple[Any, ...] = ()
     listen: Listen = field(default=lambda kind, what: None)
     """Gets the messages."""
+    done: Callable[[Any], object] = field(default=lambda result: None)
+    """Gets the result as soon as it is there, of one task at a time."""
 
 
 class Cluster:
@@ -53,8 +55,9 @@ class Cluster:
         self.say = say
         self._workers: set[Any] = set()
         self._stopped = threading.Event()
+        self._one = threading.Lock()
 
-    def check(self, folder: Path, files: Sequence[Path] = ()) -> None:
+    def check(self, folder: Path | None, files: Sequence[Path] = ()) -> None:
         """Check that each node has our versions and shares our files (see `check_nodes`)."""
         check_nodes(self.ray, folder, files)
 
@@ -80,7 +83,10 @@ class Cluster:
         for num_lost in range(1, MOST_LOST + 1):
             worker = self._worker(share)
             try:
-                return self._result(worker, task)
+                found = self._result(worker, task)
+                with self._one:
+                    task.done(found)
+                return found
             except self.ray.exceptions.RayError as error:
                 if self._stopped.is_set():
                     raise UserError(f"{task.title}: stopped") from None
@@ -131,6 +137,29 @@ class Cluster:
         if failed:
             raise UserError("; ".join(map(str, failed)))
         return [one.result() for one in waiting]
+
+    def each(self, tasks: Sequence[Task], share: Share) -> Iterator[Any]:
+        """Yield the results of calls in their order, while further ones are running.
+
+        Raises UserError for the first call that fails, and ends the others.
+        """
+        pool = ThreadPoolExecutor(min(len(tasks), 2 * self.room(share)))
+        try:
+            for one in [pool.submit(self.call, task, share) for task in tasks]:
+                yield one.result()
+        except BaseException:
+            self.stop()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def room(self, share: Share) -> int:
+        """Return how many models have room on the nodes at the same time, at least one."""
+        each = [
+            min(one.gpus // share.gpus if share.gpus else one.cpus, one.cpus // share.cpus)
+            for one in nodes_of(self.ray)
+        ]
+        return max(sum(each), 1)
 
     def stop(self) -> None:
         """End all processes on the nodes; files that they have written stay."""

@@ -13,7 +13,9 @@ from foldblend.errors import UserError, in_a_line
 __all__ = ["connected"]
 
 # Seconds in which a cluster must answer. Ray itself tries for minutes.
-PATIENCE = 8.0
+PATIENCE = 5.0
+# What is asked of the head of a cluster, and of its server for clients.
+SERVICES = {False: "/grpc.health.v1.Health/Check", True: "/ray.rpc.RayletDriver/ClusterInfo"}
 CURE = "start a cluster (ray start --head), or pass the address of one that runs"
 
 
@@ -42,15 +44,15 @@ def _silence() -> None:
         worker.print_to_stdstream = lambda *_, **__: None
 
 
-def _place_of(address: str) -> str:
-    """Return host:port of an address; auto is $RAY_ADDRESS, else the cluster of this machine.
+def _named(address: str) -> str:
+    """Return the address that auto stands for: $RAY_ADDRESS, else the cluster of this machine.
 
     Raises UserError where there is none.
     """
     asked = os.environ.get("RAY_ADDRESS", "") if address == AUTO else address
-    if asked and asked != AUTO:
+    if asked not in ("", AUTO):
         check_address(asked)
-        return asked.removeprefix(CLIENT)
+        return asked
     # Ray has no public function that finds the cluster of this machine without joining it.
     from ray._private.services import canonicalize_bootstrap_address
 
@@ -63,18 +65,26 @@ def _place_of(address: str) -> str:
     return str(found)
 
 
-def _check_answers(place: str, address: str) -> None:
-    """Raise UserError unless a server answers. Ray's servers speak gRPC."""
+def _check_answers(address: str) -> None:
+    """Raise UserError unless a Ray cluster answers: its servers speak gRPC."""
     import grpc
 
-    channel = grpc.insecure_channel(place, options=[("grpc.enable_http_proxy", 0)])
+    is_client = address.startswith(CLIENT)
+    channel = grpc.insecure_channel(
+        address.removeprefix(CLIENT), options=[("grpc.enable_http_proxy", 0)]
+    )
     try:
-        grpc.channel_ready_future(channel).result(timeout=PATIENCE)
-    except grpc.FutureTimeoutError:
-        shown = address if place in address else f"{address} ({place})"
-        raise UserError(
-            f"{FLAG} {shown}: nothing answered within {PATIENCE:.0f} s; {CURE}"
-        ) from None
+        call = channel.unary_unary(SERVICES[is_client])
+        call(b"", timeout=PATIENCE, wait_for_ready=True)
+    except grpc.RpcError as error:
+        code = error.code()
+        if code == grpc.StatusCode.NOT_FOUND and is_client:
+            return  # a server for clients that knows none of ours yet
+        if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
+            why = f"nothing answered within {PATIENCE:.0f} s"
+        else:
+            why = "what answers there is no Ray cluster"
+        raise UserError(f"{FLAG} {address}: {why}; {CURE}") from None
     finally:
         channel.close()
 
@@ -97,9 +107,8 @@ def connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    place = _place_of(address)
-    _check_answers(place, address)
-    asked = address if address != AUTO else os.environ.get("RAY_ADDRESS") or place
+    asked = _named(address)
+    _check_answers(asked)
     try:
         ray.init(address=asked, log_to_driver=False, logging_level="ERROR")
     except Exception as error:

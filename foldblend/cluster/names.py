@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from foldblend.errors import UserError
 
 __all__ = ["AUTO", "CLIENT", "FLAG", "LOCAL", "RAY", "check_address"]
 
-LOCAL = "local"
-RAY = "ray"
+LOCAL: Final = "local"
+RAY: Final = "ray"
 AUTO = "auto"
 CLIENT = "ray://"
 FLAG = "--ray-address"

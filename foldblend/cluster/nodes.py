@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from foldblend.cluster import probe
-from foldblend.drafts import draft_of
+from foldblend.drafts import held_draft
 from foldblend.errors import UserError, in_a_line
 
 __all__ = ["Node", "Share", "check_nodes", "nodes_of", "share_of"]
@@ -18,6 +18,7 @@ __all__ = ["Node", "Share", "check_nodes", "nodes_of", "share_of"]
 # Seconds in which a node must start a process and look at its files.
 PATIENCE = 90.0
 FLAG = "--backend ray"
+SHARED = "a path that all nodes share"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,39 @@ def share_of(nodes: Sequence[Node], *, device: str, threads: int | None) -> Shar
     return Share(threads or min(one.cpus for one in nodes if one.cpus), 0)
 
 
-def check_nodes(ray: Any, folder: Path, files: Sequence[Path]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Token:
+    """A file that this process writes, and the files that nodes write beside it in answer."""
+
+    file: Path
+    secret: str
+
+    def answer(self, node: Node) -> Path:
+        return self.file.with_name(f"{self.file.name}-{node.id[:16]}")
+
+
+@contextlib.contextmanager
+def _token_in(folder: Path) -> Iterator[_Token]:
+    """Write a token into a folder for as long as the block lasts."""
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with held_draft(folder / "node") as draft:
+            token = _Token(draft.absolute(), secrets.token_hex(8))
+            token.file.write_text(token.secret, encoding="utf-8")
+            try:
+                yield token
+            finally:
+                for file in folder.glob(f"{draft.name}*"):
+                    file.unlink(missing_ok=True)
+    finally:
+        if is_new:
+            # The run makes it, if there is one.
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def check_nodes(ray: Any, folder: Path | None, files: Sequence[Path]) -> None:
     """Check that all nodes have our versions and see our files, before anything is trained.
 
     Parameters
@@ -101,7 +134,7 @@ def check_nodes(ray: Any, folder: Path, files: Sequence[Path]) -> None:
     ray
         Ray, connected.
     folder
-        Folder of results, which is made if it is absent; every node must read and write it.
+        Folder of results, which every node must read and write; None: nodes write nothing.
     files
         Files that every node must see.
 
@@ -113,21 +146,16 @@ def check_nodes(ray: Any, folder: Path, files: Sequence[Path]) -> None:
     # A node may lack foldblend, so that the module goes there as source.
     ray.cloudpickle.register_pickle_by_value(probe)
     look = ray.remote(num_cpus=0, max_retries=0)(probe.look)
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    token = draft_of(folder / "here").absolute()
-    secret = secrets.token_hex(8)
-    token.write_text(secret, encoding="utf-8")
-    asked = [(one, draft_of(folder / "there").absolute()) for one in nodes_of(ray)]
     paths = [str(file.absolute()) for file in files]
-    try:
-        waiting = [
-            look.options(scheduling_strategy=_only_on(ray, node)).remote(
-                str(token), str(answer), paths
-            )
-            for node, answer in asked
-        ]
-        for (node, answer), one in zip(asked, waiting, strict=True):
+    with contextlib.ExitStack() as stack:
+        stack.callback(ray.cloudpickle.unregister_pickle_by_value, probe)
+        token = None if folder is None else stack.enter_context(_token_in(folder))
+        asked = []
+        for node in nodes_of(ray):
+            of_node = None if token is None else (str(token.file), str(token.answer(node)))
+            there = look.options(scheduling_strategy=_only_on(node))
+            asked.append((node, there.remote(of_node, paths)))
+        for node, one in asked:
             try:
                 found = ray.get(one, timeout=PATIENCE)
             except ray.exceptions.RayError as error:
@@ -135,51 +163,42 @@ def check_nodes(ray: Any, folder: Path, files: Sequence[Path]) -> None:
                     f"{FLAG}: {node.title} did not answer ({in_a_line(error)}); mend it or take it"
                     " out of the cluster"
                 ) from None
-            _check(node, found, folder, secret, answer, files)
-    finally:
-        ray.cloudpickle.unregister_pickle_by_value(probe)
-        for file in (token, *(answer for _, answer in asked)):
-            file.unlink(missing_ok=True)
-        if is_new:
-            # The run makes it, if there is one.
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+            _check_versions(node, found["versions"])
+            if token is not None:
+                _check_shared(node, found, token, folder)
+            for file, size in zip(files, found["files"], strict=True):
+                if size != file.stat().st_size:
+                    raise UserError(
+                        f"{file}: {node.title} does not see this file; put it under {SHARED}"
+                    )
 
 
-def _only_on(ray: Any, node: Node) -> Any:
+def _only_on(node: Node) -> Any:
+    """Return Ray's strategy that places a task on a node."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(node.id, soft=False)
 
 
-def _check(
-    node: Node,
-    found: Mapping[str, Any],
-    folder: Path,
-    secret: str,
-    answer: Path,
-    files: Sequence[Path],
-) -> None:
-    """Raise UserError if a node has other versions, or does not see our files as we see them."""
-    ours = probe.versions()
-    theirs = found["versions"]
-    for name, version in ours.items():
+def _check_versions(node: Node, theirs: Mapping[str, str | None]) -> None:
+    """Raise UserError if a node has other versions than this process."""
+    for name, version in probe.versions().items():
         if theirs[name] == version:
             continue
-        other = (
-            "has another source of foldblend"
-            if name == "foldblend's source"
-            else f"has {name} {theirs[name]}, here it is {version}"
-        )
-        if theirs["foldblend's source"] is None:
+        if theirs[probe.SOURCE] is None:
             other = "has no foldblend"
+        elif name == probe.SOURCE:
+            other = "has another source of foldblend"
+        else:
+            other = f"has {name} {theirs[name]}, here it is {version}"
         raise UserError(f"{FLAG}: {node.title} {other}; install the same versions on all nodes")
-    shared = "a path that all nodes share"
-    if found["token"] != secret or not answer.exists():
-        why = f" ({found['problem']})" if found["problem"] else ""
-        raise UserError(
-            f"--output {folder}: {node.title} does not share this folder{why}; pass {shared}"
-        )
-    for file, size in zip(files, found["files"], strict=True):
-        if size != file.stat().st_size:
-            raise UserError(f"{file}: {node.title} does not see this file; put it under {shared}")
+
+
+def _check_shared(node: Node, found: Mapping[str, Any], token: _Token, folder: Path | None) -> None:
+    """Raise UserError if a node does not read and write the folder of results."""
+    if found["token"] == token.secret and token.answer(node).exists():
+        return
+    why = f" ({found['problem']})" if found["problem"] else ""
+    raise UserError(
+        f"--output {folder}: {node.title} does not share this folder{why}; pass {SHARED}"
+    )

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["look", "versions"]
+__all__ = ["SOURCE", "look", "versions"]
 
 # Distributions that logits depend on.
 DISTRIBUTIONS = (
@@ -27,6 +27,7 @@ DISTRIBUTIONS = (
     "pandas",
     "pyarrow",
 )
+SOURCE = "foldblend's source"
 OURS = ("foldblend", "folds", "pipeline", "ensemble", "tta", "reports")
 
 
@@ -59,7 +60,7 @@ def versions() -> dict[str, str | None]:
     return {
         "Python": ".".join(platform.python_version_tuple()[:2]),
         "foldblend": _version("foldblend"),
-        "foldblend's source": _source(),
+        SOURCE: _source(),
         **{name: _version(name) for name in DISTRIBUTIONS},
     }
 
@@ -71,29 +72,30 @@ def _size(path: str) -> int | None:
         return None
 
 
-def look(token: str, answer: str, files: Sequence[str]) -> Mapping[str, Any]:
+def look(token: tuple[str, str] | None, files: Sequence[str]) -> Mapping[str, Any]:
     """Return what a node has and sees.
 
     Parameters
     ----------
     token
-        A file that the caller has written where results are to go.
-    answer
-        A file beside it, which the node writes and the caller then looks for.
+        A file that the caller has written where results are to go, and one beside it that the node
+        writes, for which the caller then looks.
     files
         Further files, which the node must see.
 
     Returns
     -------
     mapping
-        The `versions`; the content of `token` and the sizes of `files`, None where they are not
-        seen; and why `answer` cannot be written, or None.
+        The `versions`; the content of the token and the sizes of `files`, None where they are not
+        seen; and why the token cannot be read or answered, or None.
     """
     content = None
     problem = None
     try:
-        content = Path(token).read_text(encoding="utf-8")
-        Path(answer).write_text(content, encoding="utf-8")
+        if token is not None:
+            file, answer = token
+            content = Path(file).read_text(encoding="utf-8")
+            Path(answer).write_text(content, encoding="utf-8")
     except OSError as error:
         problem = error.strerror or str(error)
     return {

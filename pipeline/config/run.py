@@ -16,7 +16,7 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 from foldblend.cli import check_name
-from foldblend.cluster.names import LOCAL, RAY
+from foldblend.cluster.names import LOCAL, RAY, check_address
 from foldblend.errors import listed, require
 from foldblend.flags import NOT_A_FLAG, Needs, check_lengths, expand_home, flag, one_part
 from foldblend.limits import check_machine
@@ -227,6 +227,7 @@ class MachineConfig:
 
     def __post_init__(self) -> None:
         check_machine(threads=self.threads, workers=self.workers)
+        check_address(self.ray_address)
         parallel = self.parallel_folds
         valid = parallel == "auto" or (parallel.isdecimal() and int(parallel) >= 1)
         require(valid, f"--parallel-folds {parallel}: pass auto, or 1 or more")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ensemble.config import parse_budget
+from foldblend.cluster.names import AUTO, LOCAL, check_address
 from foldblend.errors import require
 from foldblend.flags import check_lengths, expand_home, flag, from_settings
 from foldblend.limits import check_limits, check_machine
@@ -110,6 +111,13 @@ class PredictConfig:
     """Engine of the forward passes. Default: as in training, with which predictions are equal bit
     for bit.
     """
+    backend: Literal["local", "ray"] = LOCAL
+    """Where images are predicted. local: on this machine. ray: on all nodes of a Ray cluster that
+    runs already and shares the files (extra ray).
+    """
+    ray_address: str = AUTO
+    """The cluster: auto ($RAY_ADDRESS, or the one of this machine), host:port, or ray://host:port.
+    """
     parts: str | None = None
     """Your own parts that the run's settings name and that may be imported, as module:name,
     comma-separated.
@@ -151,6 +159,7 @@ class PredictConfig:
         if self.folds is not None:
             parse_models(self.folds)
         parse_parts(self.parts)
+        check_address(self.ray_address)
         check_limits(self.max_rows, self.max_pixels)
         if self.budget is not None:
             parse_budget(self.budget)

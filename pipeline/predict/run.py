@@ -13,11 +13,13 @@ import numpy as np
 import pandas as pd
 
 from foldblend.cli import Say
+from foldblend.cluster.cluster import opened
 from foldblend.errors import UserError, counted, listed
 from foldblend.files import write_bytes
 from foldblend.progress import Task
 from foldblend.scores.run_metric import metric_of
 from foldblend.spreadsheets import safe_csv
+from pipeline.cluster.images import predict_on
 from pipeline.predict.answers import Answers, write_answers
 from pipeline.predict.by_group import Groups, groups_of_run
 from pipeline.predict.columns import Columns
@@ -74,9 +76,8 @@ class Prediction:
         start = time.monotonic()
         seen = 0
         good = 0
-        skip = self.config.on_bad_image == "skip"
         with Task("predict", num, unit="images") as task:
-            for one in self.session.stream.run(self.inputs, first=first, skip=skip):
+            for one in self._predicted(first):
                 self._check_finite(one)
                 inside_NC = None if self.sets is None else self.sets.of(one.plain_KNC)
                 bad = {index: error.problem for index, error in one.block.bad.items()}
@@ -94,6 +95,18 @@ class Prediction:
             self.say(
                 f"predicted {counted(seen, 'image')} in {spent:.1f} s"
                 f" ({seen / max(spent, 1e-9):,.1f} images/s)"
+            )
+
+    def _predicted(self, first: int) -> Iterator[Predicted]:
+        """Yield the predictions of all blocks, by this process or the nodes of a cluster."""
+        config = self.config
+        with opened(config.backend, config.ray_address, self.say) as cluster:
+            if cluster is None:
+                skip = config.on_bad_image == "skip"
+                yield from self.session.stream.run(self.inputs, first=first, skip=skip)
+                return
+            yield from predict_on(
+                cluster, self.session, self.inputs, config, first=first, say=self.say
             )
 
     def _check_finite(self, one: Predicted) -> None:
