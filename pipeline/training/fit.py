@@ -345,7 +345,10 @@ class Fit:
                 # Processes exchange the mean of their gradients; the sum of their parts is needed.
                 self.scaler.scale(loss if team is None else loss * team.size).backward()
             total += loss.detach()
-        return total if team is None else team.sum(total)
+        if team is None:
+            return total
+        team.check_gradients(self.model)
+        return team.sum(total)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to continue training, as tensors and plain data."""

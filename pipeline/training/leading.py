@@ -43,6 +43,7 @@ FOREVER = datetime.timedelta(days=365)
 # A failure that all processes meet is told by the leader, which then ends within this time.
 GRACE = datetime.timedelta(seconds=10)
 WATCH_S = 1.0
+SIGNAL_S = 2.0
 
 _leader: Leader | None = None
 
@@ -109,6 +110,8 @@ class Leader:
         except RuntimeError as error:
             if not is_lost(error):
                 raise
+            # Ctrl-C ends the others at once, and may reach this process a moment later.
+            time.sleep(SIGNAL_S)
             raise UserError(
                 f"{job.title(index)}: another of the {self.world.size} processes has ended; its own"
                 " message tells why, and the same command continues the fold"

@@ -152,6 +152,19 @@ class Team:
         order = torch.from_numpy(np.argsort(np.concatenate(rows)))
         return torch.cat(parts)[order.to(own.device)]
 
+    @staticmethod
+    def check_gradients(model: torch.nn.Module) -> None:
+        """Raise UserError if a weight got no gradient: those of the others were then not exchanged.
+
+        torch itself says so in the next step only.
+        """
+        for name, one in model.named_parameters():
+            if one.requires_grad and one.grad is None:
+                raise UserError(
+                    f"--backbone: its weight {name} has no part in the output of a step, so that"
+                    " processes cannot exchange gradients; run python run_cv.py without torchrun"
+                )
+
     def sum(self, value: torch.Tensor) -> torch.Tensor:
         """Return the sum of a value over all processes."""
         total = value.clone()

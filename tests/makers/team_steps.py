@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from foldblend.errors import UserError
 from foldblend.torchrun import world_of
 from pipeline.config.settings import make_config
 from pipeline.data.dataset import train_loader
@@ -80,7 +81,17 @@ class Small(torch.nn.Module):
         return found
 
 
-def step_of(case: str, team: Team | None = None) -> SimpleNamespace:
+class Idle(Small):
+    """A model with a weight that its output does not depend on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.idle = torch.nn.Parameter(torch.zeros(2))
+
+
+def step_of(
+    case: str, team: Team | None = None, kind: type[torch.nn.Module] = Small
+) -> SimpleNamespace:
     """Return gradients, loss and number of loaded images of the first step of a case."""
     given = dict(CASES[case])
     num = given.pop("rows", 48)
@@ -98,7 +109,7 @@ def step_of(case: str, team: Team | None = None) -> SimpleNamespace:
         split=8,
     )
     fit = Fit(
-        Small(),
+        kind(),
         config,  # type: ignore[arg-type]
         PREPROCESS,
         CPU,
@@ -122,6 +133,10 @@ def main(folder: Path) -> None:
     store, _, _ = next(torch.distributed.rendezvous("env://"))
     team = Team.join(world_of(), store, "gloo")
     steps = {case: vars(step_of(case, team)) for case in CASES}
+    try:
+        step_of("plain", team, Idle)
+    except UserError as error:
+        steps["idle"] = {"error": str(error)}
     torch.save(steps, folder / f"{team.world.rank}.pt")
     Team.leave()
 

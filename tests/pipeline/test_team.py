@@ -42,6 +42,11 @@ def test_gradients_are_those_of_one_process(case, steps):
     assert sum(one[case]["loaded"] for one in steps) == alone.loaded
 
 
+def test_a_weight_without_gradient_is_told_in_the_first_step(steps):
+    for one in steps:
+        assert "its weight idle has no part in the output" in one["idle"]["error"]
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 @pytest.mark.parametrize("accumulated", [1, 3])
 def test_parts_of_a_step_are_equal_and_have_each_row_once(size, accumulated):

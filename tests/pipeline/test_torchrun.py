@@ -18,7 +18,7 @@ from pipeline.config.settings import make_config
 from pipeline.infer import predict
 from pipeline.job import job_of
 from pipeline.prepare import prepare
-from pipeline.training.checkpoint import CHECKPOINT
+from pipeline.training.checkpoint import CHECKPOINT, Checkpoints
 from tests.makers.constants import ROOT, TINY
 from tests.makers.torchruns import children_of, kill_all, start_torchrun, torchrun
 from tta.views.names import view_of
@@ -40,6 +40,10 @@ def argv_of(layout, output, name, *more):
 
 def files_of(run):
     return read_json(run / "fold_0" / "done.json")["files"]
+
+
+def key_of(run):
+    return read_json(run / "fold_0" / "done.json")["run_key"]
 
 
 def ours(text):
@@ -105,12 +109,22 @@ def test_a_killed_fold_continues_with_equal_bits(tiny_layout, tmp_path, cv_comma
     assert len(children) == 2
     wait_for(lambda: not any(map(is_running, children)))
     assert not (tmp_path / "killed" / "fold_0" / "done.json").exists()
-    shutil.copytree(tmp_path / "killed", tmp_path / "other")
+    for name in ("other", "damaged"):
+        shutil.copytree(tmp_path / "killed", tmp_path / name)
     again = torchrun(2, *argv)
     assert again.returncode == 0, again.stderr
     assert "continued at epoch" in again.stdout
     assert "processes trained it so far" not in again.stdout
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
+    # All processes start again from a state that the first one finds to be of no use.
+    kept = Checkpoints(tmp_path / "damaged" / "fold_0", key_of(tmp_path / "killed"), 0.0)
+    state = kept.load()
+    state["fit"]["place"][0] = -1
+    kept.save(state)
+    anew = torchrun(2, *argv_of(tiny_layout, tmp_path, "damaged", *MANY))
+    assert anew.returncode == 0, anew.stderr
+    assert "is removed (another place in the data), so the fold starts" in anew.stdout
+    assert files_of(tmp_path / "damaged") == files_of(tmp_path / "whole")
     # Another number of processes continues too, and says that the bits differ.
     other = argv_of(tiny_layout, tmp_path, "other", *MANY)
     alone = cv_command(*other[1:])
@@ -121,11 +135,14 @@ def test_a_killed_fold_continues_with_equal_bits(tiny_layout, tmp_path, cv_comma
 
 def test_processes_end_with_torchrun_and_ctrl_c_keeps_the_checkpoint(tiny_layout, tmp_path):
     for name, number in (("killed", signal.SIGKILL), ("stopped", signal.SIGINT)):
-        started = start_torchrun(2, *argv_of(tiny_layout, tmp_path, name, *MANY))
+        argv = argv_of(tiny_layout, tmp_path, name, *MANY, "--workers", "1")
+        started = start_torchrun(2, *argv)
         checkpoint = tmp_path / name / "fold_0" / CHECKPOINT
         wait_for(checkpoint.exists)
         children = children_of(started.pid)
         assert len(children) == 2
+        children += [worker for child in children for worker in children_of(child)]
+        assert len(children) >= 4
         # Torchrun alone, as its terminal or a scheduler would do.
         os.kill(started.pid, number)
         _, err = started.communicate(timeout=WAIT_S)
