@@ -6,8 +6,7 @@ import dataclasses
 import glob
 from pathlib import Path
 
-from foldblend.cluster.cluster import LOCAL
-from foldblend.cluster.connect import AUTO
+from foldblend.cluster.names import AUTO, LOCAL
 from foldblend.files import exists, home, is_file
 from foldblend.flags import flags_of
 from foldblend.plugins import is_custom

@@ -6,21 +6,21 @@ import contextlib
 import pickle
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from foldblend.cli import Say
 from foldblend.cluster.connect import connected
+from foldblend.cluster.names import LOCAL
 from foldblend.cluster.nodes import Share, check_nodes, nodes_of, share_of
 from foldblend.cluster.worker import Message, Worker
 from foldblend.errors import UserError, counted, in_a_line
 
-__all__ = ["LOCAL", "RAY", "Cluster", "Task", "opened"]
+__all__ = ["Cluster", "Task", "opened"]
 
-LOCAL = "local"
-RAY = "ray"
 # How often a call is begun on another node after one was lost.
 MOST_LOST = 5
 # Seconds before it is begun again, times the number of losses.
@@ -53,9 +53,6 @@ class Cluster:
     def __init__(self, ray: Any, say: Say) -> None:
         self.ray = ray
         self.say = say
-        self._workers: set[Any] = set()
-        self._stopped = threading.Event()
-        self._one = threading.Lock()
 
     def check(self, folder: Path | None, files: Sequence[Path] = ()) -> None:
         """Check that each node has our versions and shares our files (see `check_nodes`)."""
@@ -65,6 +62,14 @@ class Cluster:
         """Return what a model takes of a node (see `share_of`)."""
         return share_of(nodes_of(self.ray), device=device, threads=threads)
 
+    def room(self, share: Share) -> int:
+        """Return how many models have room on the nodes at the same time, at least one."""
+        each = [
+            min(one.gpus // share.gpus if share.gpus else one.cpus, one.cpus // share.cpus)
+            for one in nodes_of(self.ray)
+        ]
+        return max(sum(each), 1)
+
     def describe(self) -> str:
         """Return the nodes and what they have, in words."""
         nodes = nodes_of(self.ray)
@@ -73,15 +78,87 @@ class Cluster:
         return f"{counted(len(nodes), 'node')} with {cpus} and {gpus}"
 
     def call(self, task: Task, share: Share) -> Any:
-        """Call a function on a node and return its result; if the node is lost, on another one.
+        """Call a function on a node and return its result (see `map`)."""
+        return self.map([task], share)[0]
+
+    def map(self, tasks: Sequence[Task], share: Share, *, most: int | None = None) -> list[Any]:
+        """Call functions at the same time, as many as there is room for, and return the results.
+
+        A call whose node is lost begins again on another one.
+
+        Parameters
+        ----------
+        tasks
+            The calls. All are finished even if some fail.
+        share
+            What each takes of a node.
+        most
+            How many run at the same time at most; None: as many as the cluster has room for.
 
         Raises
         ------
         UserError
-            What the function raised, in one line.
+            If some failed, in one line.
         """
+        with _Calls(self.ray, self.say, share, most or len(tasks)) as calls:
+            waiting = [calls.submit(task) for task in tasks]
+            # Ctrl-C is noticed between waits.
+            while not all(one.done() for one in waiting):
+                wait(waiting, timeout=1.0)
+        failed = [error for one in waiting if (error := one.exception()) is not None]
+        for error in failed:
+            if not isinstance(error, UserError):
+                raise error
+        if failed:
+            raise UserError("; ".join(map(str, failed)))
+        return [one.result() for one in waiting]
+
+    def each(self, tasks: Sequence[Task], share: Share) -> Iterator[Any]:
+        """Yield the results of calls in their order, while further ones are running.
+
+        Raises UserError for the first call that fails, and ends the others.
+        """
+        with _Calls(self.ray, self.say, share, 2 * self.room(share)) as calls:
+            for one in [calls.submit(task) for task in tasks]:
+                yield one.result()
+
+
+class _Calls:
+    """Calls that belong together; an error in the block ends all of their processes."""
+
+    def __init__(self, ray: Any, say: Say, share: Share, most: int) -> None:
+        self.ray = ray
+        self.say = say
+        self.share = share
+        self._pool = ThreadPoolExecutor(max(1, most))
+        self._workers: set[Any] = set()
+        self._stopped = threading.Event()
+        self._one = threading.Lock()
+
+    def __enter__(self) -> _Calls:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._stopped.set()
+            for worker in [*self._workers]:
+                self._end(worker)
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def submit(self, task: Task) -> Future[Any]:
+        """Begin a call as soon as there is room."""
+        return self._pool.submit(self._call, task)
+
+    def _call(self, task: Task) -> Any:
+        """Call a function on a node and return its result; if the node is lost, on another one."""
+        why = ""
         for num_lost in range(1, MOST_LOST + 1):
-            worker = self._worker(share)
+            worker = self._worker()
             try:
                 found = self._result(worker, task)
                 with self._one:
@@ -102,77 +179,12 @@ class Cluster:
             " command again to go on"
         )
 
-    def map(self, tasks: Sequence[Task], share: Share, *, most: int | None = None) -> list[Any]:
-        """Call functions at the same time, as many as there is room for, and return the results.
-
-        Parameters
-        ----------
-        tasks
-            The calls. All are finished even if some fail.
-        share
-            What each takes of a node.
-        most
-            How many run at the same time at most; None: as many as the cluster has room for.
-
-        Raises
-        ------
-        UserError
-            If some failed, in one line.
-        """
-        pool = ThreadPoolExecutor(max(1, min(most or len(tasks), len(tasks))))
-        try:
-            waiting = [pool.submit(self.call, task, share) for task in tasks]
-            # Ctrl-C is noticed between waits.
-            while not all(one.done() for one in waiting):
-                wait(waiting, timeout=1.0, return_when=FIRST_EXCEPTION)
-        except BaseException:
-            self.stop()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-        pool.shutdown()
-        failed = [error for one in waiting if (error := one.exception()) is not None]
-        for error in failed:
-            if not isinstance(error, UserError):
-                raise error
-        if failed:
-            raise UserError("; ".join(map(str, failed)))
-        return [one.result() for one in waiting]
-
-    def each(self, tasks: Sequence[Task], share: Share) -> Iterator[Any]:
-        """Yield the results of calls in their order, while further ones are running.
-
-        Raises UserError for the first call that fails, and ends the others.
-        """
-        pool = ThreadPoolExecutor(min(len(tasks), 2 * self.room(share)))
-        try:
-            for one in [pool.submit(self.call, task, share) for task in tasks]:
-                yield one.result()
-        except BaseException:
-            self.stop()
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-    def room(self, share: Share) -> int:
-        """Return how many models have room on the nodes at the same time, at least one."""
-        each = [
-            min(one.gpus // share.gpus if share.gpus else one.cpus, one.cpus // share.cpus)
-            for one in nodes_of(self.ray)
-        ]
-        return max(sum(each), 1)
-
-    def stop(self) -> None:
-        """End all processes on the nodes; files that they have written stay."""
-        self._stopped.set()
-        for worker in [*self._workers]:
-            self._end(worker)
-
-    def _worker(self, share: Share) -> Any:
+    def _worker(self) -> Any:
         """Start a process on a node, as soon as one has room."""
         # Nodes are filled evenly, so that each fold has as much of its node as possible.
         kind = self.ray.remote(
-            num_cpus=share.cpus,
-            num_gpus=share.gpus,
+            num_cpus=self.share.cpus,
+            num_gpus=self.share.gpus,
             max_restarts=0,
             scheduling_strategy="SPREAD",
         )(Worker)
@@ -247,4 +259,3 @@ def opened(backend: str, address: str, say: Say) -> Iterator[Cluster | None]:
             yield cluster
         finally:
             del _open[address]
-            cluster.stop()

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from foldblend.cli import Say
+from foldblend.cluster.cluster import opened
 from foldblend.errors import UserError, listed, require
 from foldblend.files import home
 from foldblend.flags import flag_name
@@ -92,7 +93,9 @@ def run_plan(config: PlanConfig, *, already: float = 0.0, say: Say = write) -> R
         not alone,
         f"{listed(map(_typed_flag, alone))}: of one run, and not of a plan; leave it out",
     )
-    with lines_to(say):
+    machine = config.machine
+    # One connection for all runs.
+    with lines_to(say), opened(machine.backend, machine.ray_address, say):
         if options.plan is not None:
             made = _from_file(config)
             limit = None if made.time_limit is None else parse_limit(made.time_limit)

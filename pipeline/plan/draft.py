@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from foldblend.cli import Say, quiet
+from foldblend.cluster.cluster import opened
 from foldblend.errors import UserError, in_a_line, listed
 from foldblend.failures import device_failure, memory_failure
 from foldblend.files import home, is_file
@@ -16,6 +17,7 @@ from foldblend.flags import flags_of
 from foldblend.plugins import is_custom, is_downloaded
 from foldblend.runs.folder import is_in_use
 from folds.data.manifest import slug
+from pipeline.cluster.speed import room_for, speed_on
 from pipeline.config.run import RunConfig, parse_size
 from pipeline.config.settings import flatten, replace
 from pipeline.config.trust import own_parts
@@ -105,7 +107,10 @@ class Draft:
 
     @property
     def size(self) -> Size:
-        return size_of_data(self.run)
+        machine = self.config.machine
+        with opened(machine.backend, machine.ray_address, quiet) as cluster:
+            at_once = 1 if cluster is None else room_for(cluster, self.run)
+        return dataclasses.replace(size_of_data(self.run), num_at_once=at_once)
 
     @property
     def data(self) -> Fingerprint:
@@ -237,7 +242,13 @@ def _speed(draft: Draft, backbone: Backbone, config: RunConfig, *, learns: bool)
             return known
     # Engines are measured once in a while, and loading torch is done: both are no part of a run.
     spent = min(MOST_START, draft.clock.spent - start)
-    return dataclasses.replace(speed_of(run, learns=learns), start=max(START, spent))
+    machine = config.machine
+    with opened(machine.backend, machine.ray_address, quiet) as cluster:
+        if cluster is None:
+            found = speed_of(run, learns=learns)
+        else:
+            found = speed_on(cluster, run, learns=learns)
+    return dataclasses.replace(found, start=max(START, spent))
 
 
 def _config_of(draft: Draft, backbone: Backbone, *, learns: bool) -> RunConfig:

@@ -33,6 +33,8 @@ class Size:
     num_folds: int
     num_repeats: int = 1
     num_classes: int = 2
+    num_at_once: int = 1
+    """Models that are trained at the same time, on the nodes of a cluster."""
 
     @property
     def num_models(self) -> int:
@@ -118,7 +120,8 @@ def fold_seconds(size: Size, speed: Speed, epochs: int) -> float:
 def run_seconds(size: Size, speed: Speed, epochs: int) -> float:
     """Return the seconds of a fine-tuned run, with reading and the report."""
     reading = (size.num_labelled + size.num_test) * speed.read
-    folds = size.num_models * fold_seconds(size, speed, epochs)
+    rounds = -(-size.num_models // size.num_at_once)
+    folds = rounds * fold_seconds(size, speed, epochs)
     return speed.start + reading + folds + REPORT
 
 

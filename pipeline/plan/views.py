@@ -138,6 +138,8 @@ def add_views(
                 overwrite=True,
                 page=False,
                 parts=parts,
+                backend=config.machine.backend,
+                ray_address=config.machine.ray_address,
                 say=quiet,
             )
     except WriteFailed:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from foldblend.cli import quiet
+from foldblend.cluster.names import LOCAL
 from pipeline.config.resolved import resolved
 from pipeline.config.run import RunConfig
 from pipeline.config.settings import flatten, replace
@@ -117,7 +118,8 @@ class FrozenTrials:
         return sum(one.num_bytes for one in self.kept.values())
 
     def _made(self, config: RunConfig) -> _Inputs:
-        run = prepare(replace(config, resume=False), quiet)
+        # Heads take seconds, so that no other machine is asked.
+        run = prepare(replace(config, resume=False, backend=LOCAL), quiet)
         job = job_of(run, self.folder, say=quiet)
         features = Features(job, Backbone(job))
         all_VND = [features.of(run.manifest.labelled, view) for view in run.views]

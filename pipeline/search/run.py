@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from foldblend.cli import Say
+from foldblend.cluster.cluster import opened
 from foldblend.errors import counted
 from foldblend.locks import hold
 from foldblend.progress import lines_to, write
@@ -88,7 +89,9 @@ def search_settings(settings: SearchConfig, config: RunConfig, *, say: Say = wri
     """Make a search and return the run with the best settings (see `tune`)."""
     require_optuna()
     clock = TrialClock(settings.seconds)
-    with lines_to(say):
+    machine = config.machine
+    # One connection for all trials.
+    with lines_to(say), opened(machine.backend, machine.ray_address, say):
         search = set_up(settings, config, say)
         options = parse_options(settings.optuna_options)
         sampler_of = sampler_maker(settings.optuna_sampler, options, search.space)

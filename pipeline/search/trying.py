@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from foldblend.cli import Say
+from foldblend.cluster.names import RAY
 from foldblend.errors import UserError, in_a_line
 from foldblend.failures import WriteFailed, device_failure, memory_failure
 from foldblend.progress import Task, duration
@@ -63,7 +64,9 @@ class Runner:
             def seen(num: int, so_far_NC: np.ndarray) -> bool:
                 return self._goes_on(claim, num, so_far_NC)
 
-            found = self.tuned.held_out(config, claim.name, seen)
+            # On a cluster, folds need not wait for one another where no trial stops early.
+            at_once = config.machine.backend == RAY and not self.search.settings.prune
+            found = self.tuned.held_out(config, claim.name, None if at_once else seen)
         if found is not None:
             self.held_out.write(claim.name, found)
         return found

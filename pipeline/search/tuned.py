@@ -64,7 +64,7 @@ class TunedTrials:
         return self.folder / f"settings_{digest}"
 
     def held_out(
-        self, config: RunConfig, title: str, seen: Callable[[int, np.ndarray], bool]
+        self, config: RunConfig, title: str, seen: Callable[[int, np.ndarray], bool] | None
     ) -> np.ndarray | None:
         """Return the held-out logits of a cross-validation, or None if it was stopped.
 
@@ -76,7 +76,8 @@ class TunedTrials:
             Its name in the log.
         seen
             Called after each fold but the last with the number of folds so far and the logits, in
-            which rows without a prediction are NaN; it returns whether to go on.
+            which rows without a prediction are NaN; it returns whether to go on. None: go on,
+            and train the folds at the same time where there is room for several.
         """
         place = self.place(config)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +96,12 @@ class TunedTrials:
 
         # The name of the lock does not start like that of a run folder.
         with hold(self.folder / f".lock-{place.name}", wait=wait):
+            if seen is None:
+                cross_validate(own, say=say)
             for index in range(self.like.num_models):
+                if seen is None:
+                    self._add(place, index, found_NC)
+                    continue
                 cross_validate(replace(own, only_folds=str(index)), say=say)
                 self._add(place, index, found_NC)
                 if index + 1 < self.like.num_models and not seen(index + 1, found_NC):
