@@ -66,7 +66,10 @@ def exists(path: Path) -> bool:
 
 def is_file(path: Path) -> bool:
     """Return whether a path is a file; False for names that no file can have."""
-    return exists(path) and path.is_file()
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def is_link(path: Path) -> bool:

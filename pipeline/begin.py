@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -232,6 +234,19 @@ def record_before(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
     return before
 
 
+def _without_links(paths: Iterable[str]) -> list[str]:
+    """Return absolute paths without links; each folder is looked up once."""
+    real = functools.cache(os.path.realpath)
+
+    def found(path: str) -> str:
+        if os.path.islink(path):  # noqa: PTH114
+            return os.path.realpath(path)
+        folder, name = os.path.split(path)
+        return os.path.join(real(folder), name)  # noqa: PTH118
+
+    return [found(path) for path in paths]
+
+
 def _write_image_paths(folder: Path, manifest: Manifest) -> None:
     """Write the paths of all images, with which reports show images; no result depends on it."""
     tables = [manifest.train.assign(part="train")]
@@ -240,7 +255,7 @@ def _write_image_paths(folder: Path, manifest: Manifest) -> None:
     if manifest.train_only is not None:
         tables.append(manifest.train_only.assign(part=PART))
     table = pd.concat(tables, ignore_index=True)
-    table["path"] = [str(Path(path).resolve()) for path in table["path"]]
+    table["path"] = _without_links(table["path"])
     write_table(
         folder / PICTURES,
         table[[name for name in ("part", "image_id", "path", "box", "content") if name in table]],

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import functools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,7 @@ __all__ = [
     "compute_of",
     "emulating_bfloat16",
     "free_memory",
+    "large_arrays_given_back",
     "num_cores",
     "open_compute",
     "threads_restored",
@@ -31,7 +32,10 @@ __all__ = [
 # Options of mallopt, from malloc.h.
 M_TRIM_THRESHOLD = -1
 M_TOP_PAD = -2
+M_MMAP_THRESHOLD = -3
 M_MMAP_MAX = -4
+# Arrays of more bytes are given back at once by default, the largest value that glibc takes.
+LARGE = 2**25
 # Compute capability of the first NVIDIA GPUs with bfloat16 (Ampere).
 BFLOAT16_FROM = (8, 0)
 
@@ -165,11 +169,31 @@ def _keep_freed_memory() -> None:
     layer of every step: inference on the CPU took 1.6 times as long, training about 1.1 times
     (benchmarks/memory.py).
     """
-    # Other C libraries lack the file or the function, and are left as they are.
+    _mallopt({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: 2**26})
+
+
+def _mallopt(options: Mapping[int, int]) -> None:
+    """Set options of glibc's malloc; other C libraries are left as they are."""
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
-        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, 2**26)):
+        for option, value in options.items():
             libc.mallopt(option, value)
+
+
+@contextlib.contextmanager
+def large_arrays_given_back() -> Iterator[None]:
+    """Give memory that was kept back to the system, and that of large arrays when they are freed.
+
+    Kept memory is in pieces. For arrays that take a large part of the memory, and live for
+    seconds, it is better to have new memory each time.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    _mallopt({M_MMAP_THRESHOLD: LARGE, M_MMAP_MAX: 2**16})
+    try:
+        yield
+    finally:
+        _keep_freed_memory()
 
 
 def compute_of(config: ResolvedMachine) -> Compute:

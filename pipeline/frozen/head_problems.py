@@ -21,8 +21,10 @@ CURVATURE = 0.1
 FORCING = 0.1
 # Lower limit of denominators.
 TINY = 1e-30
-# Rows that are multiplied at once where not all of them are kept.
+# With up to so many rows, all of them are multiplied at once; with more, so many of those that are
+# not kept.
 ONE_PASS = 2**16
+BLOCK = 2**13
 
 
 class HeadRows:
@@ -53,7 +55,7 @@ class HeadRows:
         return block_NY
 
     def _blocks(self) -> list[slice]:
-        return [slice(at, at + ONE_PASS) for at in range(0, len(self.rows_NX), ONE_PASS)]
+        return [slice(at, at + BLOCK) for at in range(0, len(self.rows_NX), BLOCK)]
 
     def times(self, weight: torch.Tensor) -> torch.Tensor:
         """Return the products of all rows with the columns of Y weights."""

@@ -27,6 +27,7 @@ import torch
 
 from foldblend.errors import UserError
 from foldblend.streams import print_aside
+from pipeline.device import large_arrays_given_back
 from pipeline.frozen.head_problems import TINY, HeadRows, Problems, dot
 from pipeline.memory import is_out_of_memory
 
@@ -200,10 +201,11 @@ def _solve(
     size = (torch.float32 if tolerance >= ROUGH else torch.float64).itemsize
     step = max(1, MOST_BYTES // (size * len(data.rows_NX) * num_classes))
     found = []
-    for start in range(0, num_problems, step):
-        at = slice(start, start + step)
-        near = None if known is None else known[at]
-        found.append(_solve_part(data.part(at), rows_in, near, tolerance))
+    with large_arrays_given_back() if step < num_problems else contextlib.nullcontext():
+        for start in range(0, num_problems, step):
+            at = slice(start, start + step)
+            near = None if known is None else known[at]
+            found.append(_solve_part(data.part(at), rows_in, near, tolerance))
     return np.concatenate(found)
 
 

@@ -55,6 +55,16 @@ def test_words_become_classes_in_order(flowers):
     assert manifest.train.set_index("image_id").loc["00.png", "label"] == 2
 
 
+@pytest.mark.skipif(pd.__version__ < "3", reason="pandas keeps texts as Python objects")
+def test_texts_of_a_manifest_are_in_arrow(flowers):
+    train = read(flowers).train
+    for name in ("image_id", "path", "group"):
+        assert train[name].dtype == "str"
+        assert train[name].dtype.storage == "pyarrow"
+    # A Python text alone would take more.
+    assert train["image_id"].memory_usage(index=False, deep=True) / len(train) < 30
+
+
 def test_numbers_are_ordered_as_numbers(flowers):
     table = pd.read_csv(flowers / "flowers.csv")
     table["species"] = table["species"].map({"rose": 10, "iris": 9, "aster": -1})

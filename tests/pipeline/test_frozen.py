@@ -174,6 +174,7 @@ def test_heads_of_many_rows_are_fitted_in_blocks_and_one_after_the_other(monkeyp
     at_once = found()
     monkeypatch.setattr("pipeline.frozen.axes.AT_ONCE", 7)
     monkeypatch.setattr("pipeline.frozen.head_problems.ONE_PASS", 7)
+    monkeypatch.setattr("pipeline.frozen.head_problems.BLOCK", 5)
     monkeypatch.setattr(linear_heads, "MOST_BYTES", 1)
     in_blocks = found()
     np.testing.assert_array_equal(in_blocks[0], at_once[0])
