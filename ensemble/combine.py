@@ -132,13 +132,13 @@ def _voted(
     fitted = method.fit(Evidence([zeros_C[None]] * len(aligned.members), Rows.of(none_N, none_N)))
     exact_NC = fitted(singles.watched(aligned.oof()))
     # The run folder holds float32, and these scores must equal those of its report.
-    logits_NC = exact_NC.astype(np.float32)
-    rows = singles.compared(logits_NC)
+    rows = singles.compared(exact_NC.astype(np.float32))
     verdict, better = singles.verdict(rows, fitted.shares, cost_M)
     assert isinstance(fitted, Vote)
     sections = singles.sections(rows, verdict, shares=fitted.shares, logits_NC=exact_NC)
     harm, harm_notes = harm_of_vote(fitted, exact_NC, aligned.oof(), singles, can_drop=can_drop)
-    del exact_NC  # twice the memory of what is written
+    logits_NC = exact_NC.astype(np.float32)
+    del exact_NC  # twice the memory
     return Blend(
         logits_NC,
         _tests(aligned, fitted, zeros_C),

@@ -26,7 +26,10 @@ def block_starts(num_rows: int, size: int | None = None) -> Iterator[slice]:
 
 
 def in_blocks(
-    function: Callable[..., np.ndarray], *arrays: np.ndarray, out: np.ndarray | None = None
+    function: Callable[..., np.ndarray],
+    *arrays: np.ndarray,
+    out: np.ndarray | None = None,
+    size: int | None = None,
 ) -> np.ndarray:
     """Return a function of rows, computed block by block.
 
@@ -39,6 +42,8 @@ def in_blocks(
         Its arguments.
     out
         Array for the result, which may be one of the arguments.
+    size
+        Rows of a block (default: ROWS_AT_ONCE).
 
     Examples
     --------
@@ -46,7 +51,7 @@ def in_blocks(
     [0, 2, 4]
     """
     num_rows = len(arrays[0])
-    for rows in block_starts(num_rows):
+    for rows in block_starts(num_rows, size):
         part = function(*(one[rows] for one in arrays))
         if len(part) == num_rows and out is None:
             return part

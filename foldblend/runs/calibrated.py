@@ -13,7 +13,7 @@ import pandas as pd
 
 from foldblend.errors import listed
 from foldblend.runs.broken import BrokenRun
-from foldblend.runs.oof import oof_rows
+from foldblend.runs.oof import coded_rows, oof_rows
 from foldblend.runs.run import Run
 from foldblend.scores.calibration import Calibration, calibrate
 from foldblend.scores.conformal import Conformal
@@ -87,7 +87,7 @@ def calibration_of(run: Run) -> Calibration:
     Test predictions that were imported as means over folds get no temperature, because they are
     smoother than the single models on which it is fitted.
     """
-    found = calibrate(plain_oof(run), oof_rows(run).coded())
+    found = calibrate(plain_oof(run), coded_rows(run.oof, run.group_name))
     means = run.info.get("imported_means")
     if not means:
         return found

@@ -52,6 +52,7 @@ __all__ = [
     "sweep",
     "table_hashes",
     "with_logits",
+    "write_blocks",
     "write_json",
     "write_section",
     "write_table",
@@ -99,11 +100,15 @@ def read_json(path: Path, *, cure: str = "") -> Any:
     return read_json_file(path, cure=cure, absent="is this a run folder?")
 
 
+Blocks = Callable[[], Iterable[pd.DataFrame]]
+"""Function that makes the blocks of a table, one after the other, each time it is called."""
+
+
 def write_table(path: Path, table: pd.DataFrame, logits_NC: np.ndarray | None = None) -> None:
     """Write a table atomically, as CSV if the suffix is .csv and as parquet otherwise.
 
-    Its columns are followed by those of the logits, if there are any. Parquet is written block by
-    block, each of which is a row group.
+    Its columns are followed by those of the logits, if there are any. It is written block by
+    block, each of which is a row group of a parquet file.
     """
     # About as many bytes as in memory, where texts count as their references only.
     needed = int(table.memory_usage(index=False).sum())
@@ -114,16 +119,30 @@ def write_table(path: Path, table: pd.DataFrame, logits_NC: np.ndarray | None = 
         part = table.iloc[rows]
         return part if logits_NC is None else with_logits(part, logits_NC[rows])
 
+    def blocks() -> Iterator[pd.DataFrame]:
+        return map(block, block_starts(len(table)))
+
+    # The type of a column of objects is seen from all of its rows.
+    whole = table if logits_NC is None else block(slice(0))
+    _write_blocks(path, blocks, whole, needed)
+
+
+def write_blocks(path: Path, blocks: Blocks) -> None:
+    """Write a table of which no more than a block is in memory; see `write_table`."""
+    _write_blocks(path, blocks, next(iter(blocks())), None)
+
+
+def _write_blocks(path: Path, blocks: Blocks, typical: pd.DataFrame, needed: int | None) -> None:
+    """Write blocks, whose types are those of a `typical` one."""
+
     def write(draft: Path) -> None:
         # Of a path, pandas would replace ~, and pyarrow takes none that is no UTF-8.
         with draft.open("wb") as file:
             if path.suffix == ".csv":
-                _write_csv(block(slice(None)), file)
+                _write_csv(blocks, typical, file)
             else:
-                # The type of a column of objects is seen from all of its rows.
-                of = table if logits_NC is None else block(slice(0))
-                schema = pyarrow.Schema.from_pandas(of, preserve_index=False)
-                _write_parquet(map(block, block_starts(len(table))), schema, file)
+                schema = pyarrow.Schema.from_pandas(typical, preserve_index=False)
+                _write_parquet(blocks(), schema, file)
 
     write_with(path, write, needed=needed)
 
@@ -131,7 +150,7 @@ def write_table(path: Path, table: pd.DataFrame, logits_NC: np.ndarray | None = 
 def csv_bytes(table: pd.DataFrame) -> bytes:
     """Return the content that `write_table` gives a CSV."""
     file = io.BytesIO()
-    _write_csv(table, file)
+    _write_csv(lambda: [table], table, file)
     return file.getvalue()
 
 
@@ -144,26 +163,28 @@ def _write_parquet(blocks: Iterable[pd.DataFrame], schema: pyarrow.Schema, file:
             )
 
 
-def _write_csv(table: pd.DataFrame, file: BinaryIO) -> None:
+def _write_csv(blocks: Blocks, typical: pd.DataFrame, file: BinaryIO) -> None:
     """Write a CSV that reads the same as one written by pandas, using pyarrow if possible.
 
     pyarrow is ten times as fast, but it writes booleans differently and rejects mixed types.
     """
-    if not any(pd.api.types.is_bool_dtype(kind) for kind in table.dtypes):
+    if not any(pd.api.types.is_bool_dtype(kind) for kind in typical.dtypes):
         # With "needed", pyarrow quotes every text of the table, so "none" is tried first.
         for quotes in ("none", "needed"):
             try:
-                file.write(table.iloc[:0].to_csv(index=False).encode())
+                file.write(typical.iloc[:0].to_csv(index=False).encode())
                 options = pyarrow.csv.WriteOptions(include_header=False, quoting_style=quotes)
-                pyarrow.csv.write_csv(
-                    pyarrow.Table.from_pandas(table, preserve_index=False), file, options
-                )
+                for block in blocks():
+                    pyarrow.csv.write_csv(
+                        pyarrow.Table.from_pandas(block, preserve_index=False), file, options
+                    )
                 return
             except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, pyarrow.ArrowNotImplementedError):
                 # A text needs quotes, or a column has mixed types: the next attempt starts again.
                 file.seek(0)
                 file.truncate()
-    table.to_csv(file, index=False, mode="wb")
+    for number, block in enumerate(blocks()):
+        block.to_csv(file, index=False, header=not number, mode="wb")
 
 
 def write_section(folder: Path, name: str, one: Mapping[str, Any]) -> None:

@@ -46,7 +46,11 @@ def coded_rows(table: pd.DataFrame, group_name: str) -> Rows:
     return Rows(label_N, codes_of(table["group"])[0], repeat_N, fold_N, group_name)
 
 
-def oof_arrays(run: Run) -> OofArrays:
-    """Return the out-of-fold predictions of a run as arrays; raise BrokenRun for damaged ones."""
+def oof_arrays(run: Run, *, coded: bool = False) -> OofArrays:
+    """Return the out-of-fold predictions of a run as arrays; raise BrokenRun for damaged ones.
+
+    Groups are names, or numbers in the order of these (`coded`).
+    """
     logits = run.logits(run.oof)
-    return OofArrays(oof_rows(run), logits, softmax(logits))
+    rows = coded_rows(run.oof, run.group_name) if coded else oof_rows(run)
+    return OofArrays(rows, logits, softmax(logits))

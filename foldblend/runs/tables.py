@@ -228,6 +228,8 @@ class TableReader:
                 raise self.broken(file, f"cannot be read ({error.strerror}); {AGAIN}") from None
             self._check_hash(file, digest.hexdigest())
             yield pyarrow.PythonFile(io.BufferedReader(opened), mode="r")
+        # Arrow would keep what it has used for the columns.
+        pyarrow.default_memory_pool().release_unused()
 
     @contextmanager
     def _source(

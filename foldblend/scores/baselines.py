@@ -71,10 +71,13 @@ def chance_score(
     float or None
         None if the score is undefined in every draw.
     """
-    first_N = rows.repeat_N == rows.repeat_N[0]
-    scored, proba = pooled(metric, rows.take(first_N), proba_NC[first_N])
+    first = rows_by_repeat(rows.repeat_N, len(rows))[0]
+    scored, proba = pooled(metric, rows.take(first), proba_NC[first])
     if not metric.greater_is_better:
         return _best_constant(metric, scored.label_N, proba.shape[1])
+    if metric.of_counts is not None:
+        # Only the predicted classes count, which are much smaller than the probabilities.
+        proba = np.eye(proba.shape[1], dtype=bool)[proba.argmax(axis=1)]
     rng = np.random.default_rng(seed)
     draws = [
         metric.score(scored.label_N, proba[rng.permutation(len(proba))]) for _ in range(num_draws)
@@ -208,15 +211,14 @@ def attribute_only_difference(
     label_N = rows.label_N[once]
     group_N = rows.group_N[once]
     guess = _guesser(label_N, group_N, value_of_class)
-    guesses = [guess(rng) for _ in range(num_draws)]
-    guessed = np.mean([f1_macro_of(label_N, guess_N, num_classes) for guess_N in guesses])
+    scores = []
+    scores_G = []
+    for _ in range(num_draws):
+        guess_N = guess(rng)
+        scores.append(f1_macro_of(label_N, guess_N, num_classes))
+        scores_G.append(left_out_of_classes(metric, label_N, guess_N, group_N, num_classes))
+    guessed = np.mean(scores)
+    guessed_G = np.mean(scores_G, axis=0)
     ours = mean_score(metric, rows.label_N, proba_NC, rows.repeat_N)
     ours_G = left_out_scores(metric, rows.label_N, proba_NC, rows.group_N, repeat_N=rows.repeat_N)
-    guessed_G = np.mean(
-        [
-            left_out_of_classes(metric, label_N, guess_N, group_N, num_classes)
-            for guess_N in guesses
-        ],
-        axis=0,
-    )
     return jackknife_interval(float(ours - guessed), ours_G - guessed_G)

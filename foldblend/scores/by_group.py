@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from foldblend.attributes import Attribute
+from foldblend.blocks import in_blocks
 from foldblend.errors import UserError, did_you_mean, require
 from foldblend.scores.metrics import Metric
 from foldblend.scores.rows import Rows
@@ -36,6 +37,7 @@ __all__ = [
 IMAGE: Literal["image"] = "image"
 GROUP: Literal["group"] = "group"
 MEAN = "mean"
+GROUPS_AT_ONCE = 2**17
 TINY = float(np.finfo(np.float64).tiny)
 
 # Pools get log-probabilities N x C that are sorted by group, and the first row of each group.
@@ -233,12 +235,18 @@ def by_group(rows: Rows, proba_NC: np.ndarray, pool: str = MEAN) -> tuple[Rows, 
     (['a', 'b'], [[0.6, 0.4], [0.29, 0.71]])
     """
     order_N, first_G = _starts(rows)
-    log_NC = np.log(np.maximum(proba_NC[order_N].astype(np.float64), TINY))
-    log_GC = POOLS[pool](log_NC, first_G)
-    log_GC -= log_GC.max(axis=1, keepdims=True)
-    proba_GC = np.exp(log_GC)
-    proba_GC /= proba_GC.sum(axis=1, keepdims=True)
-    return rows.take(order_N[first_G]), proba_GC
+    end_G = np.append(first_G[1:], len(rows))
+
+    def of_groups(first_G: np.ndarray, end_G: np.ndarray) -> np.ndarray:
+        these = order_N[first_G[0] : end_G[-1]]
+        log_NC = np.log(np.maximum(proba_NC[these].astype(np.float64), TINY))
+        log_GC = POOLS[pool](log_NC, first_G - first_G[0])
+        log_GC -= log_GC.max(axis=1, keepdims=True)
+        proba_GC = np.exp(log_GC)
+        proba_GC /= proba_GC.sum(axis=1, keepdims=True)
+        return proba_GC
+
+    return rows.take(order_N[first_G]), in_blocks(of_groups, first_G, end_G, size=GROUPS_AT_ONCE)
 
 
 def group_codes(rows: Rows) -> np.ndarray:

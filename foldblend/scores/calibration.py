@@ -6,20 +6,22 @@ Temperatures (see `foldblend.scores.temperature`) correct it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from foldblend.blocks import in_blocks
 from foldblend.scores.held_out import outer_parts
-from foldblend.scores.metrics import METRICS, mean_score, row_log_loss, softmax
+from foldblend.scores.metrics import log_loss_of, rows_by_repeat, softmax
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import lowers_loss
 from foldblend.scores.temperature import best_temperature
 
 __all__ = [
     "Calibration",
+    "Confidence",
     "calibrate",
     "calibration_error",
     "cross_fitted",
@@ -38,14 +40,72 @@ def _bin_of(confidence_N: np.ndarray) -> np.ndarray:
     return np.clip(np.ceil(confidence_N * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """All of the probabilities of N rows that calibration needs, in little memory."""
+
+    own_N: np.ndarray
+    """Probability of the true class."""
+    top_N: np.ndarray
+    """Probability of the predicted class."""
+    is_right_N: np.ndarray
+    """Whether the predicted class is the true one."""
+
+    @classmethod
+    def of(cls, label_N: np.ndarray, proba_NC: np.ndarray) -> Confidence:
+        return cls._of(lambda part_NC: part_NC, proba_NC, label_N)
+
+    @classmethod
+    def of_logits(
+        cls, label_N: np.ndarray, logits_NC: np.ndarray, temperature: float = 1.0
+    ) -> Confidence:
+        return cls._of(lambda part_NC: softmax(part_NC / temperature), logits_NC, label_N)
+
+    @classmethod
+    def _of(
+        cls,
+        proba_of: Callable[[np.ndarray], np.ndarray],
+        values_NC: np.ndarray,
+        label_N: np.ndarray,
+    ) -> Confidence:
+        def of_rows(values_NC: np.ndarray, label_N: np.ndarray) -> np.ndarray:
+            proba_NC = proba_of(values_NC)
+            own_N = proba_NC[np.arange(len(label_N)), label_N]
+            is_right_N = proba_NC.argmax(axis=1) == label_N
+            return np.stack([own_N, proba_NC.max(axis=1), is_right_N]).T
+
+        own_N, top_N, is_right_N = np.ascontiguousarray(in_blocks(of_rows, values_NC, label_N).T)
+        return cls(own_N, top_N, is_right_N.astype(bool))
+
+    @property
+    def losses(self) -> np.ndarray:
+        """Log loss of each row."""
+        return log_loss_of(self.own_N)
+
+    @property
+    def gaps(self) -> np.ndarray:
+        """1 (right) or 0 (wrong) minus the confidence, for each row."""
+        return self.is_right_N - self.top_N
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error (see `calibration_error`)."""
+        gap_X = np.bincount(_bin_of(self.top_N), self.gaps)
+        return float(np.abs(gap_X).sum() / len(self.top_N))
+
+
 def reliability_bins(label_N: np.ndarray, proba_NC: np.ndarray) -> list[dict[str, Any]]:
     """Return the mean confidence, accuracy and number of rows of each bin of confidence.
 
     The confidence of a row is the probability of its predicted class. There are 15 bins of equal
     width; empty ones are left out.
     """
-    confidence_N = proba_NC.max(axis=1)
-    is_right_N = proba_NC.argmax(axis=1) == label_N
+    return _bins(Confidence.of(label_N, proba_NC))
+
+
+def _bins(seen: Confidence) -> list[dict[str, Any]]:
+    confidence_N = seen.top_N
+    is_right_N = seen.is_right_N
     bin_N = _bin_of(confidence_N)
     return [
         {
@@ -73,15 +133,7 @@ def calibration_error(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
     >>> round(calibration_error(np.array([0, 0]), np.array([[0.9, 0.1], [0.9, 0.1]])), 4)
     0.1
     """
-    return float(
-        np.abs(np.bincount(_bin_of(proba_NC.max(axis=1)), _gaps(label_N, proba_NC))).sum()
-        / len(label_N)
-    )
-
-
-def _gaps(label_N: np.ndarray, proba_NC: np.ndarray) -> np.ndarray:
-    """Return 1 (right) or 0 (wrong) minus the confidence, for each row."""
-    return (proba_NC.argmax(axis=1) == label_N) - proba_NC.max(axis=1)
+    return Confidence.of(label_N, proba_NC).error
 
 
 def error_by_chance(
@@ -110,16 +162,20 @@ def error_by_chance(
     Wu, C. F. J. (1986). Jackknife, Bootstrap and Other Resampling Methods in Regression Analysis.
     Annals of Statistics, 14(4), 1261-1295.
     """
+    return _error_by_chance(Confidence.of(label_N, proba_NC), group_N, seed=seed)
+
+
+def _error_by_chance(seen: Confidence, group_N: np.ndarray, *, seed: int) -> tuple[float, float]:
     names, code_N = np.unique(group_N, return_inverse=True)
     # Sum of the gaps of each group in each bin (axis X).
     gap_GX = np.zeros((len(names), NUM_BINS))
     rng = np.random.default_rng(seed)
-    np.add.at(gap_GX, (code_N, _bin_of(proba_NC.max(axis=1))), _gaps(label_N, proba_NC))
+    np.add.at(gap_GX, (code_N, _bin_of(seen.top_N)), seen.gaps)
     signs = (
         rng.choice([-1.0, 1.0], size=(CHUNK, len(names))) for _ in range(NUM_RESAMPLES // CHUNK)
     )
     sums_B = np.concatenate([np.abs(sign_BG @ gap_GX).sum(axis=1) for sign_BG in signs])
-    error_B = sums_B / len(label_N)
+    error_B = sums_B / len(group_N)
     return float(error_B.mean()), float(np.quantile(error_B, 0.95))
 
 
@@ -152,7 +208,10 @@ class Calibration:
     def proba(self, logits_NC: np.ndarray) -> np.ndarray:
         """Return calibrated probabilities, N x C float64, of logits without offsets."""
         # In float64 and in one order of the axes, so that tables and arrays give equal digits.
-        return softmax(np.ascontiguousarray(logits_NC, np.float64) / self.temperature)
+        return in_blocks(
+            lambda part_NC: softmax(np.ascontiguousarray(part_NC, np.float64) / self.temperature),
+            logits_NC,
+        )
 
     def left_out(self, why: str) -> Calibration:
         """Return the same figures without applying the temperature, and why.
@@ -206,6 +265,22 @@ def cross_fitted(logits_NC: np.ndarray, rows: Rows) -> np.ndarray | None:
     return proba_NC
 
 
+def _cross_fitted(logits_NC: np.ndarray, rows: Rows) -> Confidence | None:
+    """Return what calibration needs of `cross_fitted`."""
+    try:
+        parts = list(outer_parts(rows))
+    except ValueError:
+        return None
+    found = Confidence(*(np.empty(len(rows), kind) for kind in (float, float, bool)))
+    for _, _, held, others in parts:
+        temperature = best_temperature(logits_NC[others], rows.label_N[others])
+        part = Confidence.of_logits(rows.label_N[held], logits_NC[held], temperature)
+        found.own_N[held] = part.own_N
+        found.top_N[held] = part.top_N
+        found.is_right_N[held] = part.is_right_N
+    return found
+
+
 def calibrate(logits_NC: np.ndarray, rows: Rows) -> Calibration:
     """Fit a temperature on out-of-fold logits, and apply it where it helps held-out groups.
 
@@ -222,31 +297,34 @@ def calibrate(logits_NC: np.ndarray, rows: Rows) -> Calibration:
         Their labels, groups, repeats and folds.
     """
     label_N = rows.label_N
-    log_loss = METRICS["log_loss"]
-    before_NC = softmax(logits_NC)
-    after_NC = cross_fitted(logits_NC, rows)
+    seen = Confidence.of_logits(label_N, logits_NC)
+    seen_after = _cross_fitted(logits_NC, rows)
     fitted = best_temperature(logits_NC, label_N)
     before = {
-        "log_loss": mean_score(log_loss, label_N, before_NC, rows.repeat_N),
-        "ece": calibration_error(label_N, before_NC),
+        "log_loss": _mean_loss(seen, rows),
+        "ece": seen.error,
     }
-    if after_NC is None:
+    if seen_after is None:
         return Calibration(
             1.0, fitted, **before, why_not=f"there is only one fold or {rows.group_name}"
         )
     after = {
-        "log_loss_after": mean_score(log_loss, label_N, after_NC, rows.repeat_N),
-        "ece_after": calibration_error(label_N, after_NC),
+        "log_loss_after": _mean_loss(seen_after, rows),
+        "ece_after": seen_after.error,
     }
-    before_N = row_log_loss(label_N, before_NC)
-    after_N = row_log_loss(label_N, after_NC)
     why_not = None
-    if (before_NC.argmax(axis=1) == label_N).all():
+    if seen.is_right_N.all():
         why_not = "no prediction is wrong, so nothing shows how rare errors are"
-    elif not lowers_loss(before_N, after_N, rows.group_N):
+    elif not lowers_loss(seen.losses, seen_after.losses, rows.group_N):
         why_not = f"it does not improve the log loss of held-out {rows.groups} by a standard error"
     temperature = fitted if why_not is None else 1.0
     return Calibration(temperature, fitted, **before, **after, why_not=why_not)
+
+
+def _mean_loss(seen: Confidence, rows: Rows) -> float:
+    """Return the mean over repeats of the log loss."""
+    losses = seen.losses
+    return float(np.mean([losses[one].mean() for one in rows_by_repeat(rows.repeat_N, len(rows))]))
 
 
 def summarise_calibration(
@@ -261,15 +339,15 @@ def summarise_calibration(
     other folds, as `bins_after` do; they are None if there is a single fold.
     """
     found = calibrate(logits_NC, rows) if found is None else found
-    proba_NC = softmax(logits_NC)
-    after_NC = None if found.ece_after is None else cross_fitted(logits_NC, rows)
-    mean, high = error_by_chance(rows.label_N, proba_NC, rows.group_N, seed=seed)
+    seen = Confidence.of_logits(rows.label_N, logits_NC)
+    seen_after = None if found.ece_after is None else _cross_fitted(logits_NC, rows)
+    mean, high = _error_by_chance(seen, rows.group_N, seed=seed)
     return {
         "ece": found.ece,
         "ece_by_chance": {"mean": mean, "high": high},
         "log_loss": found.log_loss,
-        "bins": reliability_bins(rows.label_N, proba_NC),
-        "bins_after": None if after_NC is None else reliability_bins(rows.label_N, after_NC),
+        "bins": _bins(seen),
+        "bins_after": None if seen_after is None else _bins(seen_after),
         "temperature": found.fitted,
         "ece_after": found.ece_after,
         "log_loss_after": found.log_loss_after,

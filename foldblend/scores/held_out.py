@@ -93,9 +93,10 @@ def outer_parts(of: Rows) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
         rows = np.flatnonzero(of.repeat_N == repeat)
         group = of.group_N[rows]
         fold_of = of.fold_N[rows]
-        places = {*zip(group.tolist(), fold_of.tolist(), strict=True)}
+        names, code = np.unique(group, return_inverse=True)
+        places = np.unique(code * (fold_of.max() + 1) + fold_of)
         # More pairs of group and fold than groups: some group is in several folds.
-        if len(places) > len(np.unique(group)):
+        if len(places) > len(names):
             fold_of = group_parts(of.label_N[rows], group, num_parts=len(np.unique(fold_of)))
         folds = np.unique(fold_of)
         if len(folds) < 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -127,13 +128,24 @@ def _counts(
 
     X are the columns of the counts, 3C.
     """
-    counts_GX = counts_of_groups(label_N, predicted_N, group_N, num_classes, num_groups)
-    total_X = np.asarray(counts_GX.sum(axis=0)).ravel()
+    counted = (label_N[label_N == predicted_N], label_N, predicted_N)
+    total_X = np.concatenate([np.bincount(one, minlength=num_classes) for one in counted])
     step = max(1, MOST_CELLS // len(total_X))
+    # The rows of a chunk of groups follow each other in this order.
+    is_sorted = bool((group_N[1:] >= group_N[:-1]).all())
+    order_N = slice(None) if is_sorted else np.argsort(group_N, kind="stable")
+    label_N, predicted_N, group_N = (one[order_N] for one in (label_N, predicted_N, group_N))
     for start in range(0, num_groups, step):
-        at = slice(start, start + step)
-        chunk_GX = counts_GX[at]
-        yield at, chunk_GX if isinstance(chunk_GX, np.ndarray) else chunk_GX.toarray(), total_X
+        size = min(step, num_groups - start)
+        rows = slice(*np.searchsorted(group_N, (start, start + size)))
+        chunk = counts_of_groups(
+            label_N[rows], predicted_N[rows], group_N[rows] - start, num_classes, size
+        )
+        yield slice(start, start + size), _dense(chunk), total_X
+
+
+def _dense(counts: Any) -> np.ndarray:
+    return counts if isinstance(counts, np.ndarray) else np.asarray(counts.toarray())
 
 
 def _by_rows(

@@ -23,6 +23,7 @@ __all__ = [
     "check_order",
     "f1_macro_of",
     "is_ordered",
+    "log_loss_of",
     "log_softmax",
     "mean_score",
     "row_log_loss",
@@ -206,8 +207,13 @@ def _log_loss(label_N: np.ndarray, proba_NC: np.ndarray) -> float:
 
 def row_log_loss(label_N: np.ndarray, proba_NC: np.ndarray) -> np.ndarray:
     """Return the log loss of each row, with probabilities clipped as in scikit-learn."""
-    tiny = np.finfo(proba_NC.dtype).eps
-    return -np.log(np.clip(proba_NC[np.arange(len(label_N)), label_N], tiny, 1 - tiny))
+    return log_loss_of(proba_NC[np.arange(len(label_N)), label_N])
+
+
+def log_loss_of(own_N: np.ndarray) -> np.ndarray:
+    """Return the log loss of each row from the probability of its true class."""
+    tiny = np.finfo(own_N.dtype).eps
+    return -np.log(np.clip(own_N, tiny, 1 - tiny))
 
 
 def _log_loss_of_counts(counts: Counts) -> np.ndarray:

@@ -57,7 +57,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.label_N)
 
-    def take(self, rows: np.ndarray) -> Rows:
+    def take(self, rows: np.ndarray | slice) -> Rows:
         """Return a selection of the rows, by row numbers or a boolean mask."""
         return Rows(
             self.label_N[rows],

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from foldblend.blocks import in_blocks
 from foldblend.scores.metrics import log_softmax
 from foldblend.scores.score import gain_of_sums
 
@@ -42,19 +43,22 @@ def fit_temperature(logits_NC: np.ndarray, label_N: np.ndarray) -> float:
     return float(np.exp(best.x))
 
 
-def _slope(
-    shifted_NC: np.ndarray, rows: np.ndarray, label_N: np.ndarray, sharpness: float
-) -> tuple[float, float]:
+def _slope(shifted_NC: np.ndarray, label_N: np.ndarray, sharpness: float) -> tuple[float, float]:
     """Return the first two derivatives of the mean log loss by the sharpness.
 
     Probabilities are softmax(sharpness * logits), so the sharpness is 1 / temperature.
     """
-    weight_NC = np.exp(shifted_NC * np.float32(sharpness))
-    weight_NC /= weight_NC.sum(axis=1, keepdims=True)
-    mean_N = np.einsum("nc,nc->n", weight_NC, shifted_NC)
-    square_N = np.einsum("nc,nc,nc->n", weight_NC, shifted_NC, shifted_NC)
-    first = (mean_N - shifted_NC[rows, label_N]).mean(dtype=np.float64)
-    return float(first), float((square_N - mean_N**2).mean(dtype=np.float64))
+
+    def of_rows(shifted_NC: np.ndarray, label_N: np.ndarray) -> np.ndarray:
+        weight_NC = np.exp(shifted_NC * np.float32(sharpness))
+        weight_NC /= weight_NC.sum(axis=1, keepdims=True)
+        mean_N = np.einsum("nc,nc->n", weight_NC, shifted_NC)
+        square_N = np.einsum("nc,nc,nc->n", weight_NC, shifted_NC, shifted_NC)
+        own_N = shifted_NC[np.arange(len(label_N)), label_N]
+        return np.stack([mean_N - own_N, square_N - mean_N**2]).T
+
+    first_N, second_N = np.ascontiguousarray(in_blocks(of_rows, shifted_NC, label_N).T)
+    return float(first_N.mean(dtype=np.float64)), float(second_N.mean(dtype=np.float64))
 
 
 def _sharpness(shifted_NC: np.ndarray, label_N: np.ndarray) -> float:
@@ -66,9 +70,8 @@ def _sharpness(shifted_NC: np.ndarray, label_N: np.ndarray) -> float:
     low = LOWEST
     high = HIGHEST
     sharpness = 1.0
-    rows = np.arange(len(label_N))
     for _ in range(STEPS):
-        first, second = _slope(shifted_NC, rows, label_N, sharpness)
+        first, second = _slope(shifted_NC, label_N, sharpness)
         low, high = (sharpness, high) if first < 0 else (low, sharpness)
         step = sharpness - first / second if second > 0 else np.inf
         new = step if low < step < high else float(np.sqrt(low * high))

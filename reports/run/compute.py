@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from foldblend.ahead import ahead
+from foldblend.ahead import ahead, threads_for
 from foldblend.attributes import Attribute
 from foldblend.errors import UserError
 from foldblend.runs.calibrated import (
@@ -34,6 +34,7 @@ from foldblend.scores.baselines import (
 )
 from foldblend.scores.by_group import suited
 from foldblend.scores.metrics import Metric, softmax
+from foldblend.scores.rows import Rows
 from foldblend.scores.run_metric import metric_of
 from foldblend.scores.score import score_interval
 from reports.blocks import comparison_block, section
@@ -193,12 +194,18 @@ def _sections(run: Run, before: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*old, *read_sections(run.path)]
 
 
+def _are_split(rows: Rows) -> bool:
+    """Return whether images of a group are in several folds of a repeat; groups are numbers."""
+    # Cheaper than counting the folds of each group.
+    spread = pd.DataFrame({"group": rows.group_N, "repeat": rows.repeat_N, "fold": rows.fold_N})
+    folds = spread.groupby(["repeat", "group"])["fold"]
+    return bool((folds.max() > folds.min()).any())
+
+
 def _suspects(run: Run, arrays: OofArrays) -> dict[str, Any]:
     """Return the suspected labels, unless models were trained on other images of the groups."""
     rows = arrays.rows
-    coded = rows.coded()
-    of_group = pd.DataFrame({"group": coded.group_N, "repeat": rows.repeat_N, "fold": rows.fold_N})
-    if run.info["leaks"] or (of_group.groupby(["repeat", "group"])["fold"].nunique() > 1).any():
+    if run.info["leaks"] or _are_split(rows):
         why = (
             f"{run.groups} are split between folds, so models were trained on these labels; split"
             f" by {run.group_name}"
@@ -207,7 +214,8 @@ def _suspects(run: Run, arrays: OofArrays) -> dict[str, Any]:
     return find_suspects(
         rows,
         arrays.proba_NC,
-        image_id_N=run.oof["image_id"].to_numpy(),
+        groups=run.oof["group"],
+        image_ids=run.oof["image_id"],
         classes=run.classes,
         attributes=run.attributes,
         metric=metric_of(run.info),
@@ -219,8 +227,7 @@ def compute_report(run: Run, calibration: Calibration | None = None) -> dict[str
 
     `calibration` is what `calibration_of` returns for the run, if it is known.
     """
-    named = oof_arrays(run)
-    arrays = dataclasses.replace(named, rows=named.rows.coded())
+    arrays = oof_arrays(run, coded=True)
     calibration = calibration_of(run) if calibration is None else calibration
     metric = metric_of(run.info)
     raw = _raw_score(run, arrays, metric)
@@ -231,6 +238,7 @@ def compute_report(run: Run, calibration: Calibration | None = None) -> dict[str
         return summarise(
             arrays.rows,
             arrays.logits_NC,
+            proba_NC=arrays.proba_NC,
             classes=run.classes,
             attributes=run.attributes,
             metric=metric,
@@ -244,8 +252,9 @@ def compute_report(run: Run, calibration: Calibration | None = None) -> dict[str
         return [_baseline(arrays, attribute) for attribute in run.attributes[:1]]
 
     # These take most of the time, and do not depend on each other.
-    parts: list[Callable[[], Any]] = [summary, lambda: _suspects(run, named), baselines]
-    numbers, suspects, beaten = ahead(lambda part: part(), parts)
+    parts: list[Callable[[], Any]] = [summary, lambda: _suspects(run, arrays), baselines]
+    num_threads = threads_for(arrays.proba_NC.nbytes)
+    numbers, suspects, beaten = ahead(lambda part: part(), parts, num_threads=num_threads)
     report: dict[str, Any] = {
         "name": run.name,
         "kind": run.info["kind"],

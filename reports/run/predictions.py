@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 
 from foldblend.attributes import Attribute
+from foldblend.blocks import block_starts
 from foldblend.runs.calibrated import Calibration, plain_oof, plain_test
-from foldblend.runs.oof import oof_rows
+from foldblend.runs.ids import codes_of
+from foldblend.runs.oof import coded_rows
 from foldblend.runs.run import Run
 from foldblend.scores.by_group import MEAN, attribute_proba, by_group, mixed_group
 from foldblend.scores.group_scores import has_several_images
@@ -19,7 +21,10 @@ from foldblend.scores.metrics import softmax
 from foldblend.scores.rows import Rows
 from reports.run.summary import MOST_NAMED
 
-__all__ = ["predictions", "predictions_by_group"]
+__all__ = ["prediction_blocks", "predictions", "predictions_by_group"]
+
+COLUMNS = ("part", "image_id", "group", "repeat", "fold", "true", "predicted", "confidence")
+TEXTS = dict.fromkeys(("part", "image_id", "group", "true", "predicted"), "str")
 
 
 def predictions(run: Run, calibration: Calibration) -> pd.DataFrame:
@@ -28,34 +33,35 @@ def predictions(run: Run, calibration: Calibration) -> pd.DataFrame:
     Probabilities are calibrated (see `calibration_of`). The confidence is the probability of the
     predicted class, which offsets per class may have made another than the most probable one.
     """
+    return pd.concat(prediction_blocks(run, calibration), ignore_index=True)
+
+
+def prediction_blocks(run: Run, calibration: Calibration) -> Iterator[pd.DataFrame]:
+    """Yield the rows of `predictions` block by block."""
     names = np.array(run.classes, dtype=object)
     test = plain_test(run)
     plain = {"oof": plain_oof(run), "test": None if test is None else run.logits(test)}
-    parts = []
     for part, table in (("oof", run.oof), ("test", run.test)):
         logits_NC = plain[part]
         if table is None or logits_NC is None:
             continue
-        proba_NC = calibration.proba(logits_NC)
-        predicted_N = run.logits(table).argmax(axis=1)
-        columns = table[
-            [name for name in ("image_id", "group", "repeat", "fold") if name in table]
-        ].assign(part=part)
-        if part == "oof":
-            columns["true"] = names[table["label"]]
-        columns["predicted"] = names[predicted_N]
-        columns["confidence"] = proba_NC[np.arange(len(table)), predicted_N]
-        # With more classes the file would be huge; the logits are in oof.parquet.
-        if len(names) <= MOST_NAMED:
-            proba = pd.DataFrame(
-                proba_NC, columns=[f"proba_{index}" for index in range(len(names))]
-            )
-            columns = pd.concat([columns.reset_index(drop=True), proba], axis=1)
-        parts.append(columns)
-    table = pd.concat(parts, ignore_index=True)
-    order = ["part", "image_id", "group", "repeat", "fold", "true", "predicted", "confidence"]
-    table = table.astype({"repeat": "Int64", "fold": "Int64"})
-    return table[[*order, *(name for name in table if name not in order)]]
+        decided_NC = run.logits(table)
+        own = [one for one in ("image_id", "group", "repeat", "fold") if one in table]
+        for rows in block_starts(len(table)):
+            proba_NC = calibration.proba(logits_NC[rows])
+            predicted_N = decided_NC[rows].argmax(axis=1)
+            block = table[own].iloc[rows].reset_index(drop=True).assign(part=part)
+            block["true"] = names[table["label"].iloc[rows]] if part == "oof" else None
+            block["predicted"] = names[predicted_N]
+            block["confidence"] = proba_NC[np.arange(len(block)), predicted_N]
+            # With more classes the file would be huge; the logits are in oof.parquet.
+            if len(names) <= MOST_NAMED:
+                columns = [f"proba_{index}" for index in range(len(names))]
+                block = pd.concat([block, pd.DataFrame(proba_NC, columns=columns)], axis=1)
+            others = [name for name in block if name not in COLUMNS]
+            # A part without groups, repeats and folds has them too, empty.
+            block = block.reindex(columns=[*COLUMNS, *others])
+            yield block.astype({**TEXTS, "repeat": "Int64", "fold": "Int64"})
 
 
 def _test_rows(run: Run) -> Rows | None:
@@ -76,10 +82,13 @@ class _Source:
     part: str
     classes: Sequence[str]
     rows: Rows
-    decided_NC: np.ndarray
-    """Probabilities of the logits that decide the class, with offsets if there are any."""
-    proba_NC: np.ndarray
-    """Calibrated probabilities."""
+    """With groups as numbers."""
+    names_G: np.ndarray
+    """Names of the groups."""
+    decided: Callable[[], np.ndarray]
+    """Makes the probabilities of the logits that decide the class, with offsets if any."""
+    proba: Callable[[], np.ndarray]
+    """Makes the calibrated probabilities."""
 
 
 def _sources(run: Run, calibration: Calibration) -> Iterator[_Source]:
@@ -87,44 +96,51 @@ def _sources(run: Run, calibration: Calibration) -> Iterator[_Source]:
     yield _Source(
         "oof",
         run.classes,
-        oof_rows(run),
-        softmax(run.logits(run.oof)),
-        calibration.proba(plain_oof(run)),
+        coded_rows(run.oof, run.group_name),
+        codes_of(run.oof["group"])[1],
+        lambda: softmax(run.logits(run.oof)),
+        lambda: calibration.proba(plain_oof(run)),
     )
     rows = _test_rows(run)
+    test = run.test
     plain = plain_test(run)
-    if rows is not None and run.test is not None and plain is not None:
-        decided_NC = softmax(run.logits(run.test))
-        proba_NC = calibration.proba(run.logits(plain))
-        yield _Source("test", run.classes, rows, decided_NC, proba_NC)
+    if rows is not None and test is not None and plain is not None:
+        yield _Source(
+            "test",
+            run.classes,
+            rows.coded(),
+            np.unique(rows.group_N),
+            lambda: softmax(run.logits(test)),
+            lambda: calibration.proba(run.logits(plain)),
+        )
 
 
 def _part(source: _Source, pool: str, asked: Sequence[Attribute | None]) -> pd.DataFrame:
     """Return the rows of a part's groups; None in `asked` is the class."""
-    # Numbers are sorted much faster than names.
-    names_G = np.unique(source.rows.group_N)
-    rows = source.rows.coded()
-    groups, _ = by_group(rows, source.proba_NC, pool)
-    columns: dict[str, Any] = {"part": source.part, "group": names_G[groups.group_N]}
+    rows = source.rows
+    pooled: list[list[tuple[Rows, np.ndarray]]] = []
+    for make in (source.decided, source.proba):
+        proba_NC = make()
+        seen = (proba_NC if one is None else attribute_proba(one, proba_NC) for one in asked)
+        pooled.append([by_group(rows, one_NC, pool) for one_NC in seen])
+        del proba_NC
+    groups, _ = pooled[0][0]
+    columns: dict[str, Any] = {"part": source.part, "group": source.names_G[groups.group_N]}
     if source.part == "oof":
         columns |= {"repeat": groups.repeat_N, "fold": groups.fold_N}
     keys = pd.DataFrame({"repeat": rows.repeat_N, "group": rows.group_N})
     columns["num_images"] = keys.groupby(["repeat", "group"]).size().to_numpy()
-    for one in asked:
+    for one, (_, decided_GC), (_, proba_GC) in zip(asked, *pooled, strict=True):
         names_C = np.array(source.classes if one is None else one.values, dtype=object)
         of_class = np.arange(len(names_C)) if one is None else np.asarray(one.of_class)
-        both = [
-            by_group(rows, proba if one is None else attribute_proba(one, proba), pool)[1]
-            for proba in (source.decided_NC, source.proba_NC)
-        ]
         end = "" if one is None else f"_{one.name}"
-        predicted_G = both[0].argmax(axis=1)
+        predicted_G = decided_GC.argmax(axis=1)
         if source.part == "oof":
             columns[f"true{end}"] = names_C[of_class[groups.label_N]]
         columns[f"predicted{end}"] = names_C[predicted_G]
-        columns[f"confidence{end}"] = both[1][np.arange(len(predicted_G)), predicted_G]
+        columns[f"confidence{end}"] = proba_GC[np.arange(len(predicted_G)), predicted_G]
         if one is None and len(names_C) <= MOST_NAMED:
-            columns |= {f"proba_{index}": column for index, column in enumerate(both[1].T)}
+            columns |= {f"proba_{index}": column for index, column in enumerate(proba_GC.T)}
     return pd.DataFrame(columns)
 
 
@@ -137,7 +153,7 @@ def predictions_by_group(run: Run, calibration: Calibration) -> pd.DataFrame | N
 
     Returns None if every group has one image, or if nothing can be said of a group.
     """
-    rows = oof_rows(run).coded()
+    rows = coded_rows(run.oof, run.group_name)
     if not has_several_images(rows):
         return None
     asked: list[Attribute | None] = [None] if mixed_group(rows) is None else []

@@ -18,7 +18,7 @@ from foldblend.runs.calibrated import (
     calibration_of,
 )
 from foldblend.runs.check import finished_run
-from foldblend.runs.folder import check_there, write_json, write_table
+from foldblend.runs.folder import check_there, write_blocks, write_json, write_table
 from foldblend.runs.oof import oof_arrays
 from foldblend.runs.run import Run
 from foldblend.spreadsheets import for_spreadsheets, safe_csv
@@ -29,7 +29,7 @@ from reports.run.first_screen import worst_classes
 from reports.run.gallery import MOST_ROWS, Predictions, rows_by_interest
 from reports.run.next_steps import next_steps
 from reports.run.page import report_page
-from reports.run.predictions import predictions, predictions_by_group
+from reports.run.predictions import prediction_blocks, predictions_by_group
 from reports.run.text import render_text
 from reports.run.thumbnails import gallery_images_of
 
@@ -78,7 +78,7 @@ def _write_suspects(run: Run, report: Mapping[str, Any]) -> None:
 
 
 def _page(run: Run, report: Mapping[str, Any]) -> str:
-    arrays = oof_arrays(run)
+    arrays = oof_arrays(run, coded=True)
     ids = run.oof["image_id"]
     findings = report["suspects"].get("findings", ())
     shown = Predictions(ids.to_numpy(), arrays.rows, arrays.proba_NC)
@@ -95,10 +95,13 @@ def _page(run: Run, report: Mapping[str, Any]) -> str:
         images = dataclasses.replace(images, note=images.note + more)
     kept_N = np.sort(order[:MOST_ROWS])
     place_of = {row: place for place, row in enumerate(kept_N.tolist())}
+    rows = dataclasses.replace(
+        arrays.rows.take(kept_N), group_N=run.oof["group"].iloc[kept_N].to_numpy()
+    )
     explained = explanations_of(run, images.thumbnails)
     return report_page(
         report,
-        shown.take(kept_N),
+        Predictions(shown.image_id_N[kept_N], rows, arrays.proba_NC[kept_N]),
         images,
         worst=[one.at(place_of) for one in worst],
         attributes=run.attributes,
@@ -137,7 +140,10 @@ def write_report(run: str | Path | Run, *, page: bool = True) -> str:
     check_there(run.path)
     # A kill on the way must not leave a page with outdated numbers.
     page_file.unlink(missing_ok=True)
-    write_table(run.path / "predictions.csv", for_spreadsheets(predictions(run, calibration)))
+    write_blocks(
+        run.path / "predictions.csv",
+        lambda: map(for_spreadsheets, prediction_blocks(run, calibration)),
+    )
     _write_by_group(run, calibration)
     _write_suspects(run, report)
     write_bytes(run.path / "report.txt", text)

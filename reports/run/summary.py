@@ -131,6 +131,7 @@ def summarise(
     attributes: Sequence[Attribute],
     metric: str | Metric,
     ordered: bool = True,
+    proba_NC: np.ndarray | None = None,
     plain_NC: np.ndarray | None = None,
     calibration: Calibration | None = None,
     seed: int = 0,
@@ -149,6 +150,8 @@ def summarise(
         The main score, or its name.
     ordered
         Whether the classes have an order; scores that need one are left out otherwise.
+    proba_NC
+        Their probabilities, if these are known.
     plain_NC
         Logits without offsets per class, of which the calibration is; None if there are no offsets.
     calibration
@@ -163,7 +166,8 @@ def summarise(
         repeats.
     """
     chosen = as_metric(metric)
-    proba_NC = softmax(logits_NC)
+    if proba_NC is None:
+        proba_NC = softmax(logits_NC)
     num_repeats = rows.num_repeats
     folds = _fold_scores(rows, proba_NC, chosen)
     # A fold without a score makes the mean NaN, which is reported as null.

@@ -13,6 +13,7 @@ is reported.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +21,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from foldblend.attributes import Attribute
+from foldblend.blocks import in_blocks
 from foldblend.errors import counted
+from foldblend.runs.ids import codes_of, is_increasing
 from foldblend.scores.metrics import Metric, as_metric
 from foldblend.scores.rows import Rows
 from foldblend.scores.score import score_interval
@@ -50,17 +54,22 @@ SWAP = "swap"
 class _Images:
     """Images once each, sorted by name, with group codes and mean probabilities over repeats."""
 
-    image_id: np.ndarray
+    image_id: pd.Series
     group: np.ndarray
     group_names: np.ndarray
     label: np.ndarray
     proba: np.ndarray
     of_row: np.ndarray
-    ids: frozenset[str]
     group_name: str = "group"
 
     def names_of(self, rows: np.ndarray) -> list[str]:
-        return [str(name) for name in self.image_id[rows]]
+        return [str(name) for name in self.image_id.iloc[rows]]
+
+    @functools.cached_property
+    def are_images(self) -> np.ndarray:
+        """Return whether the name of each group is also that of an image, G."""
+        both = self.image_id[self.image_id.isin(self.group_names)]
+        return np.asarray(pd.Series(self.group_names).isin(both))
 
 
 @dataclass(frozen=True)
@@ -73,13 +82,18 @@ class _Field:
 
 
 def _images_of(
-    label_N: np.ndarray, proba_NC: np.ndarray, group_N: np.ndarray, image_id_N: np.ndarray
+    label_N: np.ndarray, proba_NC: np.ndarray, groups: pd.Series, image_ids: pd.Series
 ) -> _Images:
-    image_id, first, of_row = np.unique(image_id_N, return_index=True, return_inverse=True)
-    group_names, group = np.unique(group_N[first], return_inverse=True)
+    if is_increasing(image_ids):
+        # There is one repeat, and nothing to average.
+        every = np.arange(len(image_ids))
+        return _Images(image_ids, *codes_of(groups), label_N, proba_NC, every)
+    of_row, names = codes_of(image_ids)
+    first = np.unique(of_row, return_index=True)[1]
     # Repeats of an image are averaged, so that each image is judged once.
     proba = sums_by_code(proba_NC, of_row) / np.bincount(of_row)[:, None]
-    return _Images(image_id, group, group_names, label_N[first], proba, of_row, frozenset(image_id))
+    group, group_names = codes_of(groups.iloc[first])
+    return _Images(pd.Series(names), group, group_names, label_N[first], proba, of_row)
 
 
 def _fields(classes: Sequence[str], attributes: Sequence[Attribute]) -> list[_Field]:
@@ -90,6 +104,14 @@ def _fields(classes: Sequence[str], attributes: Sequence[Attribute]) -> list[_Fi
     ):
         return [_Field(one.name, one.values, np.asarray(one.of_class)) for one in attributes]
     return [_Field(LABEL, classes, np.arange(len(classes)))]
+
+
+def _proba_of(value_CE: np.ndarray, proba_NC: np.ndarray) -> np.ndarray:
+    """Return the probabilities of values, each of which has some classes."""
+    # In one order of the axes, on which the last bits of a product depend.
+    proba_NE = np.maximum(np.ascontiguousarray(proba_NC) @ value_CE, LEAST_PROBA)
+    proba_NE /= proba_NE.sum(axis=1, keepdims=True)
+    return proba_NE
 
 
 def _is_shared(value_N: np.ndarray, group_N: np.ndarray) -> bool:
@@ -115,7 +137,7 @@ def _units(images: _Images, value_N: np.ndarray) -> np.ndarray:
     group_U, _ = np.unique(np.stack([images.group, value_N]), axis=1)
     whole_G = (np.bincount(group_U) == 1) & (np.bincount(images.group) > 1)
     # A correction whose target is also the name of an image would change that image.
-    whole_G &= np.array([name not in images.ids for name in images.group_names])
+    whole_G &= ~images.are_images
     unit_N = np.where(whole_G[images.group], images.group, len(whole_G) + each)
     return np.unique(unit_N, return_inverse=True)[1]
 
@@ -169,8 +191,7 @@ class _Search:
                 self.notes.append(f"{field.name}: only {only} occurs, so it cannot be checked.")
                 continue
             value_CE = field.of_class[:, None] == present
-            proba_NE = np.maximum(self.images.proba @ value_CE, LEAST_PROBA)
-            proba_NE /= proba_NE.sum(axis=1, keepdims=True)
+            proba_NE = in_blocks(functools.partial(_proba_of, value_CE), self.images.proba)
             unit_N = _units(self.images, value_N)
             is_shared = unit_N.max() + 1 < len(unit_N)
             if not is_shared:
@@ -232,7 +253,9 @@ class _Search:
         several = len(rows) > 1
         was = field.values[given]
         now = field.values[best]
-        target = str(self.images.group_names[group] if several else self.images.image_id[rows[0]])
+        target = str(
+            self.images.group_names[group] if several else self.images.image_id.iloc[rows[0]]
+        )
         looks = f"{num_agree} of {len(rows)} images look {now}" if several else f"looks {now}"
         self.findings.append(
             {
@@ -263,7 +286,7 @@ class _Search:
         num = Counter(self._stems(self.rows_of_group[group]))
         # A line for a swap has two stems of files, separated by a blank.
         is_unique = [stem.split() == [stem] and num[stem] == 1 for stem in stems]
-        if not all(is_unique) or target in self.images.ids:
+        if not all(is_unique) or self.images.are_images[group]:
             for row, given, best, proba in zip(pair, given_2, given_2[::-1], proba_2, strict=True):
                 self._add(number, np.array([row]), given, best, np.array([proba]))
             return
@@ -330,7 +353,8 @@ def find_suspects(
     rows: Rows,
     proba_NC: np.ndarray,
     *,
-    image_id_N: np.ndarray,
+    groups: pd.Series,
+    image_ids: pd.Series,
     classes: Sequence[str],
     attributes: Sequence[Attribute],
     metric: str | Metric,
@@ -343,7 +367,9 @@ def find_suspects(
         Labels, groups, repeats and folds of N out-of-fold rows.
     proba_NC
         Out-of-fold probabilities.
-    image_id_N
+    groups
+        Names of the groups, of which `rows` may have the numbers.
+    image_ids
         Names of the images, each once per repeat.
     classes, attributes
         Names of the C classes, and the properties that they imply.
@@ -364,7 +390,7 @@ def find_suspects(
     Northcutt, Jiang and Chuang 2021, "Confident learning".
     """
     images = dataclasses.replace(
-        _images_of(rows.label_N, proba_NC, rows.group_N, image_id_N), group_name=rows.group_name
+        _images_of(rows.label_N, proba_NC, groups, image_ids), group_name=rows.group_name
     )
     search = _Search(images, _fields(classes, attributes))
     search.run()

@@ -64,9 +64,15 @@ def faces(*, age_confidence=0.95, age_spread=0.03, people=PEOPLE, seed=0):
     }
 
 
-def find(*, label_N, group_N, repeat_N, proba_NC, **rest):
+def find(*, label_N, group_N, repeat_N, proba_NC, image_id_N, **rest):
     """Call find_suspects with arrays by name."""
-    return find_suspects(Rows.of(label_N, group_N, repeat_N=repeat_N), proba_NC, **rest)
+    return find_suspects(
+        Rows.of(label_N, group_N, repeat_N=repeat_N),
+        proba_NC,
+        groups=pd.Series(group_N),
+        image_ids=pd.Series(image_id_N),
+        **rest,
+    )
 
 
 def lines(found):
