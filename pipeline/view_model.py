@@ -132,7 +132,7 @@ def _load(job: FoldJob, index: int) -> torch.nn.Module:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a model predicts in further views."""
+    """Predictions of a model in further views."""
 
     tables: Mapping[str, pd.DataFrame]
     """image_id, view and logits, for "oof" and "test"."""

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from foldblend.cli import Say
+from foldblend.cluster import probe
 from foldblend.cluster.connect import connected
 from foldblend.cluster.names import LOCAL
 from foldblend.cluster.nodes import Share, check_nodes, nodes_of, share_of
@@ -53,10 +54,14 @@ class Cluster:
     def __init__(self, ray: Any, say: Say) -> None:
         self.ray = ray
         self.say = say
+        self._checked: set[tuple[Path | None, ...]] = set()
 
     def check(self, folder: Path | None, files: Sequence[Path] = ()) -> None:
         """Check that each node has our versions and shares our files (see `check_nodes`)."""
-        check_nodes(self.ray, folder, files)
+        asked = (folder, *files)
+        if asked not in self._checked:
+            check_nodes(self.ray, folder, files)
+            self._checked.add(asked)
 
     def share(self, *, device: str, threads: int | None) -> Share:
         """Return what a model takes of a node (see `share_of`)."""
@@ -202,7 +207,7 @@ class _Calls:
 
     def _result(self, worker: Any, task: Task) -> Any:
         payload = self.ray.cloudpickle.dumps(task.args)
-        self.ray.get(worker.start.remote(task.name, payload))
+        self.ray.get(worker.start.remote(task.name, payload, probe.versions()))
         for kind, what in self._messages(worker):
             if kind == "done":
                 return pickle.loads(what)

@@ -13,11 +13,12 @@ from foldblend.cluster import probe
 from foldblend.drafts import held_draft
 from foldblend.errors import UserError, in_a_line
 
-__all__ = ["Node", "Share", "check_nodes", "nodes_of", "share_of"]
+__all__ = ["SAME", "Node", "Share", "check_nodes", "nodes_of", "share_of"]
 
 # Seconds in which a node must start a process and look at its files.
 PATIENCE = 90.0
 FLAG = "--backend ray"
+SAME = "install the same versions on all nodes"
 SHARED = "a path that all nodes share"
 
 
@@ -37,7 +38,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one model needs of a node."""
+    """CPUs and GPUs of a node that one model takes."""
 
     cpus: int
     gpus: int
@@ -147,6 +148,7 @@ def check_nodes(ray: Any, folder: Path | None, files: Sequence[Path]) -> None:
     ray.cloudpickle.register_pickle_by_value(probe)
     look = ray.remote(num_cpus=0, max_retries=0)(probe.look)
     paths = [str(file.absolute()) for file in files]
+    ours = probe.versions()
     with contextlib.ExitStack() as stack:
         stack.callback(ray.cloudpickle.unregister_pickle_by_value, probe)
         token = None if folder is None else stack.enter_context(_token_in(folder))
@@ -159,11 +161,15 @@ def check_nodes(ray: Any, folder: Path | None, files: Sequence[Path]) -> None:
             try:
                 found = ray.get(one, timeout=PATIENCE)
             except ray.exceptions.RayError as error:
+                if node not in nodes_of(ray):
+                    continue  # it has just died, and nothing will be placed there
                 raise UserError(
                     f"{FLAG}: {node.title} did not answer ({in_a_line(error)}); mend it or take it"
                     " out of the cluster"
                 ) from None
-            _check_versions(node, found["versions"])
+            other = probe.difference(ours, found["versions"], "this machine")
+            if other is not None:
+                raise UserError(f"{FLAG}: {node.title} {other}; {SAME}")
             if token is not None:
                 _check_shared(node, found, token, folder)
             for file, size in zip(files, found["files"], strict=True):
@@ -178,20 +184,6 @@ def _only_on(node: Node) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(node.id, soft=False)
-
-
-def _check_versions(node: Node, theirs: Mapping[str, str | None]) -> None:
-    """Raise UserError if a node has other versions than this process."""
-    for name, version in probe.versions().items():
-        if theirs[name] == version:
-            continue
-        if theirs[probe.SOURCE] is None:
-            other = "has no foldblend"
-        elif name == probe.SOURCE:
-            other = "has another source of foldblend"
-        else:
-            other = f"has {name} {theirs[name]}, here it is {version}"
-        raise UserError(f"{FLAG}: {node.title} {other}; install the same versions on all nodes")
 
 
 def _check_shared(node: Node, found: Mapping[str, Any], token: _Token, folder: Path | None) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SOURCE", "look", "versions"]
+__all__ = ["difference", "look", "versions"]
 
 # Distributions that logits depend on.
 DISTRIBUTIONS = (
@@ -63,6 +63,24 @@ def versions() -> dict[str, str | None]:
         SOURCE: _source(),
         **{name: _version(name) for name in DISTRIBUTIONS},
     }
+
+
+def difference(
+    ours: Mapping[str, str | None], theirs: Mapping[str, str | None], where: str
+) -> str | None:
+    """Return what a node has other than this process, in words, or None for equal versions.
+
+    `where` are words for this process.
+    """
+    for name, version in ours.items():
+        if theirs.get(name) == version:
+            continue
+        if theirs.get(SOURCE) is None:
+            return "has no foldblend"
+        if name == SOURCE:
+            return f"has another source of foldblend than {where}"
+        return f"has {name} {theirs.get(name)}, and {where} has {version}"
+    return None
 
 
 def _size(path: str) -> int | None:

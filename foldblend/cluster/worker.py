@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import pickle
+import platform
 import queue
 import threading
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from foldblend.cluster import probe
+from foldblend.cluster.nodes import SAME
 from foldblend.errors import UserError, in_a_line
 from foldblend.progress import lines_to
 from foldblend.siblings import call
@@ -37,9 +41,12 @@ class Worker:
             os.chdir(folder)
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
 
-    def start(self, name: str, payload: bytes) -> None:
-        """Begin a call of our function "module:function" with pickled arguments."""
-        threading.Thread(target=self._work, args=(name, payload), daemon=True).start()
+    def start(self, name: str, payload: bytes, versions: Mapping[str, str | None]) -> None:
+        """Begin a call of our function "module:function" with pickled arguments.
+
+        A node may have joined after the command checked all: `versions` are those of the command.
+        """
+        threading.Thread(target=self._work, args=(name, payload, versions), daemon=True).start()
 
     def messages(self) -> list[Message]:
         """Return the messages since the last time, after a second's waiting maybe none."""
@@ -55,8 +62,11 @@ class Worker:
         """Keep a message."""
         self._messages.put((kind, what))
 
-    def _work(self, name: str, payload: bytes) -> None:
+    def _work(self, name: str, payload: bytes, versions: Mapping[str, str | None]) -> None:
         try:
+            other = probe.difference(versions, probe.versions(), "the command")
+            if other is not None:
+                raise UserError(f"node {platform.node()} {other}; {SAME}")
             with lines_to(lambda line: self.tell("say", line)):
                 result = call(name, *pickle.loads(payload), tell=self.tell)
             self.tell("done", pickle.dumps(result))

@@ -3,6 +3,7 @@
 `make demo`, `make test` and `make docs` are run by CI or by other tests.
 """
 
+import contextlib
 import re
 import shlex
 import shutil
@@ -18,6 +19,7 @@ import pytest
 from foldblend import commands
 from foldblend.runs.run import Run
 from tests.makers.constants import ROOT
+from tests.makers.ray_clusters import ray_nodes
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Appended to each run, so that it takes seconds. If a flag is given twice, the last value counts.
@@ -158,6 +160,7 @@ def expanded(words):
     """Return the words with patterns expanded; outputs/* are the two runs of one data set."""
     found = []
     for word in words:
+        word = word.replace("/shared/", "").replace("$SLURM_ARRAY_TASK_ID", "0")
         if word == "outputs/*":
             found += ["outputs/a", "outputs/b"]
         elif "*" in word:
@@ -169,7 +172,14 @@ def expanded(words):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [name for name, found in COMMANDS.items() if found])
-def test_the_commands_of_a_page_run(page, place, capsys):
+def test_the_commands_of_a_page_run(page, place, capsys, monkeypatch):
+    with contextlib.ExitStack() as stack:
+        if any("ray" in words for words in COMMANDS[page]):
+            monkeypatch.setenv("RAY_ADDRESS", stack.enter_context(ray_nodes(1)).address)
+        run_commands(page, capsys)
+
+
+def run_commands(page, capsys):
     for number, words in enumerate(COMMANDS[page]):
         script = words[0]
         if script in ELSEWHERE or " ".join(words[:2]) in ELSEWHERE:
