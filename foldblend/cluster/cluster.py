@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -193,7 +194,7 @@ class _Calls:
             max_restarts=0,
             scheduling_strategy="SPREAD",
         )(Worker)
-        worker = kind.remote(str(Path.cwd()))
+        worker = kind.remote(str(Path.cwd()), sys.argv)
         self._workers.add(worker)
         if self._stopped.is_set():
             self._end(worker)

@@ -6,9 +6,10 @@ import os
 import pickle
 import platform
 import queue
+import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,12 @@ class Worker:
     a node cannot send anything by itself.
     """
 
-    def __init__(self, folder: str) -> None:
-        """Work in `folder`, that of the command, if the node has it: paths may be relative."""
+    def __init__(self, folder: str, argv: Sequence[str]) -> None:
+        """Work in `folder`, that of the command, if the node has it: paths may be relative.
+
+        `argv` is the command, which records of the environment have instead of Ray's own.
+        """
+        sys.argv = [*argv]
         if Path(folder).is_dir():
             os.chdir(folder)
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()

@@ -155,7 +155,7 @@ def double(number, *, tell):
 
 
 def answers_of(number, versions=None):
-    worker = Worker("/nowhere")
+    worker = Worker("/nowhere", sys.argv)
     given = probe.versions() if versions is None else versions
     worker.start(f"{THIS}:double", pickle.dumps((number,)), given)
     found = []
@@ -218,15 +218,15 @@ class FakeRay:
         return RECORDS
 
     def remote(self, **_):
-        return lambda kind: SimpleNamespace(remote=lambda folder: self._worker(kind, folder))
+        return lambda kind: SimpleNamespace(remote=lambda *given: self._worker(kind, *given))
 
-    def _worker(self, kind, folder):
+    def _worker(self, kind, *given):
         with self.lock:
             self.made += 1
             is_lost = self.made <= self.num_lost
             name = self.made
             self.alive.add(name)
-        worker = kind(folder)
+        worker = kind(*given)
 
         def answer(function, *args):
             return lambda: self._lose() if is_lost else function(*args)

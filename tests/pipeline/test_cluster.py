@@ -42,6 +42,10 @@ def on_ray(nodes):
     return {"backend": "ray", "ray_address": nodes.address}
 
 
+# What a node records as the command.
+SHOWN = [Path(sys.argv[0]).name, *sys.argv[1:]]
+
+
 def quiet(line):
     pass
 
@@ -69,7 +73,7 @@ def test_five_folds_of_two_nodes_of_which_one_dies_have_the_bits_of_one_process(
     assert any("was lost, as its node" in line for line in lines), lines
     assert any("continued at epoch" in line for line in lines), lines
     same(made, serial)
-    assert {one["environment"]["python"] for one in made.info["folds"]}
+    assert all(one["environment"]["command"] == SHOWN for one in made.info["folds"])
     assert (made.path / "logs" / "fold_0.log").read_text()
     assert not [*made.path.glob(".lock-fold*")]
     assert Run(made.path).settings["backend"] == "local"
