@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -300,6 +301,15 @@ def _say_left(folder: Path, left: Sequence[int], say: Say) -> None:
         )
 
 
+def _with_seed(seed: int, say: Say) -> Say:
+    """Return a function that says a line of a fold with the seed of its run."""
+
+    def say_with_seed(line: str) -> None:
+        say(f"seed {seed}, {line}" if line.startswith(("fold ", "repeat ")) else line)
+
+    return say_with_seed
+
+
 def cross_validate_seeds(
     config: Settings | None = None, /, *, say: Say = write, **settings: Any
 ) -> list[Run]:
@@ -316,9 +326,19 @@ def cross_validate_seeds(
         if num > 1:
             say(f"--seeds {num}: {num} runs like the following one")
         return [cross_validate(replace(config, seed=first), say=say)]
-    runs = [
-        cross_validate(replace(config, seed=seed), say=say) for seed in range(first, first + num)
-    ]
+    seeds = {seed: replace(config, seed=seed) for seed in range(first, first + num)}
+    machine = config.machine
+    with opened(machine.backend, machine.ray_address, say) as cluster:
+        if cluster is None or num == 1:
+            runs = [cross_validate(one, say=say) for one in seeds.values()]
+        else:
+            # Folds of one seed need not wait for those of another.
+            runs = cluster.together(
+                [
+                    functools.partial(cross_validate, one, say=_with_seed(seed, say))
+                    for seed, one in seeds.items()
+                ]
+            )
     if num > 1 and config.output.only_folds is None:
         scores = [run.report["headline"]["value"] for run in runs]
         title = METRICS[config.output.metric].title

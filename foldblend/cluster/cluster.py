@@ -19,7 +19,7 @@ from foldblend.cluster.connect import connected
 from foldblend.cluster.names import LOCAL
 from foldblend.cluster.nodes import Share, check_nodes, nodes_of, share_of
 from foldblend.cluster.worker import Message, Worker
-from foldblend.errors import UserError, counted, in_a_line
+from foldblend.errors import UserError, counted, in_a_line, require
 
 __all__ = ["Cluster", "Task", "opened"]
 
@@ -56,6 +56,10 @@ class Cluster:
         self.ray = ray
         self.say = say
         self._checked: set[tuple[Path | None, ...]] = set()
+        # Of functions of this process that wait for nodes, one runs at a time (see `together`).
+        self._turn = threading.Lock()
+        self._takes_turns = threading.local()
+        self._stopped = threading.Event()
 
     def check(self, folder: Path | None, files: Sequence[Path] = ()) -> None:
         """Check that each node has our versions and shares our files (see `check_nodes`)."""
@@ -108,9 +112,11 @@ class Cluster:
         """
         with _Calls(self.ray, self.say, share, most or len(tasks)) as calls:
             waiting = [calls.submit(task) for task in tasks]
-            # Ctrl-C is noticed between waits.
-            while not all(one.done() for one in waiting):
-                wait(waiting, timeout=1.0)
+            with self._turn_of_others():
+                # Ctrl-C is noticed between waits.
+                while not all(one.done() for one in waiting):
+                    wait(waiting, timeout=1.0)
+                    require(not self._stopped.is_set(), "stopped, as another run was")
         failed = [error for one in waiting if (error := one.exception()) is not None]
         for error in failed:
             if not isinstance(error, UserError):
@@ -118,6 +124,40 @@ class Cluster:
         if failed:
             raise UserError("; ".join(map(str, failed)))
         return [one.result() for one in waiting]
+
+    def together(self, functions: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Call functions of this process, each of which goes on while the others wait for nodes.
+
+        They take turns, so that only calls on nodes run at the same time. Raises what one of them
+        raised, when the others have ended.
+        """
+
+        def in_turn(function: Callable[[], Any]) -> Any:
+            self._takes_turns.now = True
+            with self._turn:
+                return function()
+
+        with ThreadPoolExecutor(max(1, len(functions))) as pool:
+            waiting = [pool.submit(in_turn, function) for function in functions]
+            try:
+                while not all(one.done() for one in waiting):
+                    wait(waiting, timeout=1.0)
+            except BaseException:
+                self._stopped.set()
+                raise
+        return [one.result() for one in waiting]
+
+    @contextlib.contextmanager
+    def _turn_of_others(self) -> Iterator[None]:
+        """Let the other functions of `together` go on within the block."""
+        if not getattr(self._takes_turns, "now", False):
+            yield
+            return
+        self._turn.release()
+        try:
+            yield
+        finally:
+            self._turn.acquire()
 
     def each(self, tasks: Sequence[Task], share: Share) -> Iterator[Any]:
         """Yield the results of calls in their order, while further ones are running.

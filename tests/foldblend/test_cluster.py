@@ -304,3 +304,36 @@ def test_an_error_while_results_are_read_ends_the_workers(quick):
     with pytest.raises(UserError, match="above 0"):
         next(results)
     assert not ray.alive
+
+
+def test_functions_take_turns_and_go_on_while_others_wait(quick):
+    cluster = Cluster(FakeRay(0), quiet)
+    running = []
+    most = []
+
+    def function(number):
+        running.append(number)
+        most.append(len(running))
+        running.remove(number)
+        found = cluster.call(tasks_of([number])[0], Share(1, 0))
+        running.append(number)
+        most.append(len(running))
+        running.remove(number)
+        return found
+
+    assert cluster.together([lambda one=one: function(one) for one in (1, 2, 3)]) == [2, 4, 6]
+    assert max(most) == 1
+
+
+def test_functions_that_go_on_together_end_before_an_error_is_told(quick):
+    ended = []
+
+    def fine():
+        ended.append(Cluster(FakeRay(0), quiet).call(tasks_of([1])[0], Share(1, 0)))
+
+    def bad():
+        raise UserError("bad")
+
+    with pytest.raises(UserError, match="bad"):
+        Cluster(FakeRay(0), quiet).together([bad, fine])
+    assert ended == [2]
