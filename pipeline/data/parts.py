@@ -60,7 +60,7 @@ class Part:
     def check(self, num_rows: int, batch_size: int, accumulated: int) -> None:
         """Raise UserError where a step has too few training rows for each process to have one."""
         num = min(num_rows, batch_size * accumulated)
-        if num // -(-num // batch_size) < self.size:
+        if self.size > 1 and num // -(-num // batch_size) < self.size:
             raise UserError(
                 f"--nproc-per-node {self.size}: a fold has {counted(num_rows, 'training row')}, so"
                 " that a process would have none; start fewer processes"

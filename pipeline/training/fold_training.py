@@ -24,16 +24,16 @@ from pipeline.data.sampling import class_counts
 from pipeline.engines.forward import Forward
 from pipeline.engines.measured import saves
 from pipeline.fold_files import fold_record, least_room, start_fold, write_fold
-from pipeline.infer import Model, predict
+from pipeline.infer import Model
 from pipeline.job import TrainingJob
 from pipeline.labels.rows import taught
-from pipeline.memory import Chunks
 from pipeline.seeding import derive_seed
 from pipeline.training.batch_norm import with_synced_norm
 from pipeline.training.checkpoint import CHECKPOINT, Checkpoints, NoCheckpoints
 from pipeline.training.finite import NotFiniteError
 from pipeline.training.fit import Epoch, Fit
 from pipeline.training.fold_log import NUM_SHOWN, scalars_of, show_mistakes
+from pipeline.training.fold_predictions import FoldPredictions
 from pipeline.training.fold_rate import FoldRate
 from pipeline.training.from_checkpoint import not_used, trained
 from pipeline.training.inner import inner_split
@@ -41,7 +41,6 @@ from pipeline.training.saved_state import Course, MisfitError, check_course, ten
 from pipeline.watch.progress import FoldProgress
 from pipeline.watch.tracking import Trackers, open_trackers, tracking_id
 from tta.merge import mean_logit
-from tta.views.names import view_of
 
 __all__ = ["FoldTraining", "run_fold", "state_of"]
 
@@ -74,14 +73,14 @@ class FoldTraining:
         self.loader = job.feeder.train(
             train, seed_parts=self.seed_parts, share_NC=share_NC, say=job.say, part=self.part
         )
-        self._loaders: dict[int, Any] = {}
         self.count_C = class_counts(train, job.run.manifest.num_classes)
         self.rate = None
         if config.train.lr == FIND:
             self.rate = FoldRate(job, index, train, self.count_C, share_NC)
         self.settings = config if self.rate is None else self.rate.settings
         self.fit = self._new_fit()
-        self.chunks = Chunks(self.fit.say, most=job.limits.chunk)
+        tables = (self.held_out, self.selection_rows)
+        self.predict = FoldPredictions(job, self.fit.say, tables)
         self.course = Course()
         self.key = self._key()
         kind = Checkpoints if job.writes else NoCheckpoints
@@ -270,36 +269,6 @@ class FoldTraining:
             state["processes"] = self.part.size
         return state if self.fit.is_finite() else None
 
-    def _predict(
-        self,
-        model: Model,
-        table: pd.DataFrame,
-        views: tuple[str, ...],
-        *,
-        pad_to: int | None = None,
-    ) -> np.ndarray:
-        job = self.job
-        self._release()
-        loader = self._rows(table)
-        logits_VNC = None
-        # Of a small table, a process of a team may have no batch.
-        if len(loader):
-            logits_VNC = predict(
-                model,
-                loader,
-                job.run.preprocess,
-                job.compute,
-                [view_of(name) for name in views],
-                chunks=self.chunks,
-                pad_to=pad_to,
-            )
-        self._release()
-        if job.team is not None:
-            size = job.run.config.infer.validation_batch_size
-            return job.team.rows_of_all(logits_VNC, len(table), size)
-        assert logits_VNC is not None
-        return logits_VNC
-
     def _for_epoch(self, model: torch.nn.Module) -> Model:
         """Return the model of an epoch as its score is computed: by the engine where that pays.
 
@@ -311,26 +280,6 @@ class FoldTraining:
             return model
         num = len(self.held_out)
         return job.forward(self.index, model) if saves(job.spec, job.compute, num) else model
-
-    def _rows(self, table: pd.DataFrame) -> Any:
-        """Return the batches of a table; those that each epoch needs keep their workers."""
-        key = id(table)
-        if key not in self._loaders:
-            loader = self.job.feeder.rows(table, say=self.job.say, part=self.part)
-            if table is not self.held_out and table is not self.selection_rows:
-                # The test images come last, so that other workers have nothing more to do.
-                self._loaders.clear()
-                return loader
-            self._loaders[key] = loader
-        return self._loaders[key]
-
-    def _release(self) -> None:
-        """Give memory that torch keeps back to the GPU, where other folds need it.
-
-        Blocks of training are of little use to inference, and those of inference to training.
-        """
-        if self.job.limits.releases and self.job.compute.is_cuda:
-            torch.cuda.empty_cache()
 
     def _score(self, table: pd.DataFrame, logits_VNC: np.ndarray) -> float:
         self.job.check_finite(self.index, logits_VNC)
@@ -361,7 +310,7 @@ class FoldTraining:
         if select != "last":
             score = self._score(
                 self.selection_rows,
-                self._predict(epoch.model, self.selection_rows, self.job.run.views[:1]),
+                self.predict(epoch.model, self.selection_rows, self.job.run.views[:1]),
             )
             self._choose(epoch, score)
             row[f"{select}_{self.job.run.config.output.metric}"] = score
@@ -370,7 +319,7 @@ class FoldTraining:
         # that these rows are not predicted twice.
         if not self.fit.is_done or select != "last":
             model = self._for_epoch(epoch.model)
-            self._note(row, self._predict(model, self.held_out, self.job.run.views[:1]))
+            self._note(row, self.predict(model, self.held_out, self.job.run.views[:1]))
 
     def _choose(self, epoch: Epoch, score: float) -> None:
         config = self.job.run.config
@@ -427,7 +376,7 @@ class FoldTraining:
         # Logits that are kept do not depend on how many images are predicted together.
         size = job.run.config.infer.validation_batch_size if job.padded else None
         start = time.perf_counter()
-        held_VNC = self._predict(forward, self.held_out, job.run.views, pad_to=size)
+        held_VNC = self.predict(forward, self.held_out, job.run.views, pad_to=size)
         infer_seconds = time.perf_counter() - start
         if self.select == "last":
             score = self._note(course.rows[-1], held_VNC)
@@ -440,7 +389,7 @@ class FoldTraining:
         test_VNC = (
             None
             if job.run.manifest.test is None
-            else self._predict(forward, job.run.manifest.test, job.run.views, pad_to=size)
+            else self.predict(forward, job.run.manifest.test, job.run.views, pad_to=size)
         )
         if not job.writes:
             return {}
@@ -464,7 +413,7 @@ class FoldTraining:
             "infer_images_per_s": infer_images_per_s,
             "micro_batch": self.fit.micro_batch,
         }
-        chunk = self.chunks.most
+        chunk = self.predict.chunks.most
         if chunk is not None and chunk < job.run.config.infer.validation_batch_size:
             done["inference_chunk"] = chunk
         if job.spec is not None:

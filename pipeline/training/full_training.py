@@ -72,7 +72,7 @@ class FullTraining(FoldTraining):
         test = job.run.manifest.test
         test_VNC = None
         if test is not None:
-            test_VNC = self._predict(forward, test, job.run.views, pad_to=size)
+            test_VNC = self.predict(forward, test, job.run.views, pad_to=size)
         if not job.writes:
             return {}
         files = write_fold(job, self.index, state=state_of(model), held_VNC=None, test_VNC=test_VNC)

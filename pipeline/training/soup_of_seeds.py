@@ -95,9 +95,9 @@ class SeedTraining(FoldTraining):
         if course.best_state is not None:
             model.load_state_dict(course.best_state)
         forward = job.forward(self.index, model)
-        inner_VNC = self._predict(forward, self.selection_rows, job.run.views[:1])
+        inner_VNC = self.predict(forward, self.selection_rows, job.run.views[:1])
         if self.select == "last":
-            held_VNC = self._predict(forward, self.held_out, job.run.views[:1])
+            held_VNC = self.predict(forward, self.held_out, job.run.views[:1])
             self._note(course.rows[-1], held_VNC)
         file = self.folder / SEED_WEIGHTS
         check_there(job.folder)
