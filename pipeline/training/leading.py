@@ -16,6 +16,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import torch
@@ -94,6 +95,12 @@ class Leader:
         self.world = world
         self._words = _Words()
         self._team: Team | None = None
+        self._is_stopped = False
+
+    def stop(self, number: int, frame: FrameType | None) -> None:
+        """Note Ctrl-C, and raise it: an error that it causes within torch may take its place."""
+        self._is_stopped = True
+        signal.default_int_handler(number, frame)
 
     def train(self, run: RunFold, job: TrainingJob, index: int) -> dict[str, Any]:
         """Train a fold together with the other processes, and return its done.json."""
@@ -107,11 +114,14 @@ class Leader:
             sent = dataclasses.replace(job, say=print, epoch_lines=None, memory=None)
             self._team.from_leader((sent, index, run))
             return run(_placed(job, self._team), index)
-        except RuntimeError as error:
+        except Exception as error:
+            if is_lost(error):
+                # Ctrl-C ends the others at once, and may reach this process a moment later.
+                time.sleep(SIGNAL_S)
+            if self._is_stopped:
+                raise KeyboardInterrupt from None
             if not is_lost(error):
                 raise
-            # Ctrl-C ends the others at once, and may reach this process a moment later.
-            time.sleep(SIGNAL_S)
             raise UserError(
                 f"{job.title(index)}: another of the {self.world.size} processes has ended; its own"
                 " message tells why, and the same command continues the fold"
@@ -155,10 +165,12 @@ def lead(world: World) -> Iterator[Leader]:
     _end_with_parent()
     _leader = Leader(world)
     failed = True
+    before = signal.signal(signal.SIGINT, _leader.stop)
     try:
         yield _leader
         failed = False
     finally:
+        signal.signal(signal.SIGINT, before)
         _leader.end(failed=failed)
         _leader = None
 
