@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from foldblend.runs.rows import (
     write_test_labels,
 )
 from foldblend.runs.search import search_note
-from foldblend.runs.tables import TableReader, check_rows_once
+from foldblend.runs.tables import ROW_COLUMNS, TableReader, check_rows_once
 from foldblend.scores.metrics import METRICS
 from folds.data.manifest import Manifest
 from pipeline.config.about import describe_run
@@ -65,27 +65,46 @@ def assemble(
     Refits, which `info` (the run.json) lists, have their share in test.parquet.
     """
     columns = logit_columns(manifest.num_classes)
-    oof = pd.concat([tables.read(f"fold_{index}/oof") for index in range(num_models)])
-    for repeat, rows in oof.groupby("repeat"):
-        check_rows_once(
-            rows["image_id"], manifest.train["image_id"], f"{folder}/oof.parquet, repeat {repeat}"
-        )
-    check_there(folder)
-    write_table(folder / "oof.parquet", oof.sort_values(["repeat", "image_id"], ignore_index=True))
+    _write_oof(folder, manifest, num_models, tables)
     if manifest.test is None:
         return
-    tests = [tables.read(f"test_fold_{index}") for index in range(num_models)]
-    for fold, table in enumerate(tests):
-        check_rows_once(
-            table["image_id"], manifest.test["image_id"], f"{folder}/test_fold_{fold}.parquet"
-        )
     refits = [tables.read(f"test_refit_{index}") for index in range(num_refits(info))]
-    test = mean_over_folds([_mixed(one, refits, columns, info) for one in tests], columns)
+
+    def tests() -> Iterator[pd.DataFrame]:
+        assert manifest.test is not None
+        for fold in range(num_models):
+            table = tables.read(f"test_fold_{fold}")
+            where = f"{folder}/test_fold_{fold}.parquet"
+            check_rows_once(table["image_id"], manifest.test["image_id"], where)
+            yield _mixed(table, refits, columns, info)
+
+    test = mean_over_folds(tests(), columns)
     check_there(folder)
     write_table(folder / "test.parquet", test)
     write_submission(folder, test, manifest.answers, manifest.submission)
     write_test_labels(folder, manifest.test, manifest.classes)
     write_test_groups(folder, manifest.test)
+
+
+def _write_oof(folder: Path, manifest: Manifest, num_models: int, tables: TableReader) -> None:
+    """Write oof.parquet from the tables of the folds, with all logits in memory once."""
+    names = [f"fold_{index}/oof" for index in range(num_models)]
+    rows = pd.concat([tables.read(name, ROW_COLUMNS) for name in names], ignore_index=True)
+    for repeat, part in rows.groupby("repeat"):
+        check_rows_once(
+            part["image_id"], manifest.train["image_id"], f"{folder}/oof.parquet, repeat {repeat}"
+        )
+    rows = rows.sort_values(["repeat", "image_id"])
+    place_N = np.empty(len(rows), np.int64)
+    place_N[rows.index] = np.arange(len(rows))
+    logits_NC = np.empty((len(rows), manifest.num_classes), np.float32)
+    start = 0
+    for name in names:
+        part_NC = tables.read_logits(name, [])[1]
+        logits_NC[place_N[start : start + len(part_NC)]] = part_NC
+        start += len(part_NC)
+    check_there(folder)
+    write_table(folder / "oof.parquet", rows.reset_index(drop=True), logits_NC)
 
 
 def _mixed(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,15 @@ __all__ = [
 
 
 def mean_over_folds(
-    tables: Sequence[pd.DataFrame], columns: Sequence[str], *, of_shares: bool = False
+    tables: Iterable[pd.DataFrame], columns: Sequence[str], *, of_shares: bool = False
 ) -> pd.DataFrame:
     """Return the mean logits of the folds' test tables.
 
     Parameters
     ----------
     tables
-        One table per fold, with image_id and logit columns; rows may be in any order.
+        One table per fold, with image_id and logit columns; rows may be in any order. They are
+        taken one after the other, so that memory does not grow with their number.
     columns
         Names of the logit columns.
     of_shares
@@ -49,9 +51,14 @@ def mean_over_folds(
     pd.DataFrame
         image_id and logits, in the row order of the first table.
     """
-    ids = tables[0]["image_id"]
-    stack = [in_order_of(ids, table)[list(columns)].to_numpy() for table in tables]
-    return with_logits(ids.to_frame(), mean_logits(stack, of_shares=of_shares))
+    rest = iter(tables)
+    first = next(rest)
+    ids = first["image_id"]
+    logits = (
+        in_order_of(ids, table)[list(columns)].to_numpy()
+        for table in itertools.chain([first], rest)
+    )
+    return with_logits(ids.to_frame(), mean_logits(logits, of_shares=of_shares))
 
 
 def in_order_of(ids: pd.Series, table: pd.DataFrame) -> pd.DataFrame:
@@ -60,21 +67,34 @@ def in_order_of(ids: pd.Series, table: pd.DataFrame) -> pd.DataFrame:
     return table if table["image_id"].equals(ids) else table.set_index("image_id").loc[ids]
 
 
-def mean_logits(logits_KNC: Sequence[np.ndarray], *, of_shares: bool = False) -> np.ndarray:
+def mean_logits(logits_KNC: Iterable[np.ndarray], *, of_shares: bool = False) -> np.ndarray:
     """Return the mean logits N x C float32 of K models.
 
     With `of_shares` it is the log of the mean of their probabilities.
     """
 
-    def mean(*logits_KNC: np.ndarray) -> np.ndarray:
+    def values(logits_NC: np.ndarray) -> np.ndarray:
         # The mean is taken in float64 whatever the logits are.
-        stack = [one.astype(np.float64) for one in logits_KNC]
-        mean_NC = np.mean([softmax(one) for one in stack] if of_shares else stack, axis=0)
+        exact_NC = logits_NC.astype(np.float64)
+        return softmax(exact_NC) if of_shares else exact_NC
+
+    total_NC: np.ndarray | None = None
+    num = 0
+    for logits_NC in logits_KNC:
+        num += 1
+        if total_NC is None:
+            total_NC = in_blocks(values, logits_NC)
+        else:
+            in_blocks(lambda sum_NC, one: sum_NC + values(one), total_NC, logits_NC, out=total_NC)
+    assert total_NC is not None
+
+    def mean(total_NC: np.ndarray) -> np.ndarray:
+        mean_NC = total_NC / num
         if of_shares:
             mean_NC = np.log(np.maximum(mean_NC, np.finfo(np.float64).tiny))
-        return np.asarray(mean_NC, np.float32)
+        return np.asarray(mean_NC, np.float32, order="C")
 
-    return in_blocks(mean, *logits_KNC)
+    return in_blocks(mean, total_NC)
 
 
 def write_submission(

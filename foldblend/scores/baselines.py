@@ -21,6 +21,10 @@ from foldblend.scores.rows import Rows
 
 UNUSED = np.array(np.nan)  # in place of sums that macro F1 does not need
 
+NUM_DRAWS = 400
+LEAST_DRAWS = 40
+MOST_GUESSED = 400_000_000  # rows of all draws
+
 # Classes, the most frequent first, that are tried as a constant prediction.
 MOST_CONSTANTS = 20
 
@@ -157,15 +161,18 @@ def attribute_only_band(
     group_N: np.ndarray,
     value_of_class: np.ndarray,
     *,
-    num_draws: int = 400,
+    num_draws: int | None = None,
     seed: int = 0,
 ) -> tuple[float, float, float]:
     """Return the range (low, mean, high) of macro F1 for guesses from one attribute only.
 
     Low is the score of always guessing the most frequent class of each value, or the 0.5 %
     quantile of `attribute_only_guess` if that is lower. Mean and high are the mean and the 99.5 %
-    quantile over `num_draws` such guesses. See `attribute_only_guess` for the other parameters.
+    quantile over `num_draws` such guesses: 400, or fewer of more than a million rows, whose guesses
+    score nearly alike. See `attribute_only_guess` for the other parameters.
     """
+    if num_draws is None:
+        num_draws = min(NUM_DRAWS, max(LEAST_DRAWS, MOST_GUESSED // max(1, len(label_N))))
     rng = np.random.default_rng(seed)
     value_N = value_of_class[label_N]
 
