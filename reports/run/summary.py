@@ -106,7 +106,10 @@ def _attribute(attribute: Attribute, rows: Rows, proba_NC: np.ndarray) -> dict[s
 def _fold_scores(rows: Rows, proba_NC: np.ndarray, metric: Metric) -> list[dict[str, Any]]:
     """Return the scores of each fold, over the classes that occur in it."""
     folds = []
-    for repeat, fold in np.unique(np.stack([rows.repeat_N, rows.fold_N]), axis=1).T:
+    # One number for each pair is sorted much faster than pairs.
+    most = int(rows.fold_N.max(initial=0)) + 1
+    places = np.unique(rows.repeat_N * most + rows.fold_N).tolist()
+    for repeat, fold in (divmod(place, most) for place in places):
         held_N = (rows.repeat_N == repeat) & (rows.fold_N == fold)
         held = rows.take(held_N)
         scored, proba = pooled(metric, held, proba_NC[held_N])

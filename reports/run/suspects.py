@@ -123,7 +123,10 @@ def _is_shared(value_N: np.ndarray, group_N: np.ndarray) -> bool:
     several = np.bincount(group_N)[group_N] > 1
     if not several.any():
         return False
-    group_U, value_U = np.unique(np.stack([group_N[several], value_N[several]]), axis=1)
+    num_values = value_N.max() + 1
+    # One number for each pair is sorted much faster than pairs.
+    pairs = np.unique(group_N[several] * num_values + value_N[several])
+    group_U, value_U = np.divmod(pairs, num_values)
     num_E = np.bincount(value_U)
     single_E = np.bincount(value_U, np.bincount(group_U)[group_U] == 1)
     return bool((single_E[num_E > 0] / num_E[num_E > 0]).mean() >= NEARLY_ALL)
@@ -134,7 +137,8 @@ def _units(images: _Images, value_N: np.ndarray) -> np.ndarray:
     each = np.arange(len(value_N))
     if not _is_shared(value_N, images.group):
         return each
-    group_U, _ = np.unique(np.stack([images.group, value_N]), axis=1)
+    num_values = value_N.max() + 1
+    group_U = np.unique(images.group * num_values + value_N) // num_values
     whole_G = (np.bincount(group_U) == 1) & (np.bincount(images.group) > 1)
     # A correction whose target is also the name of an image would change that image.
     whole_G &= ~images.are_images
@@ -220,10 +224,10 @@ class _Search:
         self, number: int, present: np.ndarray, value_N: np.ndarray, proba_NE: np.ndarray
     ) -> None:
         """Judge pairs of images of a group that differ only in this field."""
-        others = np.delete(self.code_NA, number, axis=1)
-        within_N = np.unique(
-            np.column_stack([self.images.group, others]), axis=0, return_inverse=True
-        )[1].ravel()
+        within_N = self.images.group
+        for code_N in np.delete(self.code_NA, number, axis=1).T:
+            within_N = within_N * (code_N.max() + 1) + code_N
+        within_N = np.unique(within_N, return_inverse=True)[1]
         pair_U2, gain_U = extreme_pairs(value_N, proba_NE, within_N)
         if not len(pair_U2):
             return
