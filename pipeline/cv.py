@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -13,42 +12,22 @@ import numpy as np
 
 from foldblend.cli import Say, quiet
 from foldblend.cluster.cluster import Cluster, opened
-from foldblend.errors import UserError, listed
+from foldblend.errors import UserError
 from foldblend.progress import lines_to, write
-from foldblend.runs.folder import drop_fold_locks, lock_folder, sweep
 from foldblend.runs.run import Run
-from foldblend.runs.schema import read_info
 from foldblend.scores.metrics import METRICS
 from foldblend.spreadsheets import safe_csv
-from pipeline.assemble import results_are_intact
-from pipeline.begin import (
-    begin_run,
-    first_record,
-    folds_of,
-    record_before,
-    say_start,
-)
-from pipeline.cluster.folds import check_data, train_models
-from pipeline.complete import complete_run
+from pipeline.cluster.folds import check_data
 from pipeline.config.run import RunConfig, parse_folds
 from pipeline.config.settings import make_config, replace
 from pipeline.dry_run import say_plan
-from pipeline.fold_claims import claim_folds, folds_in_training
-from pipeline.fold_files import finished_folds, fold_key
-from pipeline.frozen.run_heads import run_heads
-from pipeline.inference_engine import as_begun
-from pipeline.job import Chosen, Prepared, TrainingJob
-from pipeline.labels.make import make_labels
+from pipeline.job import Chosen
 from pipeline.labels.rounds import rounds_of
-from pipeline.open_folder import check_still_there, open_folder
+from pipeline.make_run import make_run
 from pipeline.prepare import prepare
 from pipeline.processes import check_processes
-from pipeline.refit import check_refit, kept_refit, train_refits
-from pipeline.training.fold_training import run_fold
+from pipeline.refit import check_refit
 from pipeline.training.leading import world_in_use
-from pipeline.training.parallel_folds import run_folds
-from pipeline.training.soup_of_seeds import run_soup_fold
-from pipeline.watch.progress import Progress
 
 __all__ = ["cross_validate", "cross_validate_chosen", "cross_validate_seeds"]
 
@@ -149,156 +128,8 @@ def _run_here(
     if cluster is not None:
         check_data(cluster, run)
     with lines_to(say), safe_csv(config.output.safe_csv):
-        _cross_validate(run, folder, only, cluster, resume=config.output.resume, say=say)
+        make_run(run, folder, only, cluster, resume=config.output.resume, say=say)
     return Run(folder)
-
-
-def _cross_validate(
-    run: Prepared,
-    folder: Path,
-    only: Sequence[int],
-    cluster: Cluster | None,
-    *,
-    resume: bool,
-    say: Say,
-) -> None:
-    """Train the unfinished folds, or those of `only`, and complete the run if none is left.
-
-    Several processes may do this for one run. The folder is locked while it begins and while its
-    final files are written, and each fold while it is trained.
-    """
-
-    def wait() -> None:
-        say(f"waiting for another process, which is writing {folder}")
-
-    with contextlib.ExitStack() as claims:
-        with lock_folder(folder, wait=wait):
-            if resume:
-                run = as_begun(run, folder)
-            info = first_record(run, folder)
-            open_folder(folder, run.config, info, data=run.manifest, resume=resume)
-            sweep(folder)
-            say_start(run, folder, info, say)
-            # Whatever can stop the command comes before the first file is written, so that a
-            # finished run stays finished.
-            before = record_before(folder, info)
-            folds = folds_of(run, folder, before, say)
-            run = dataclasses.replace(run, fold_RN=folds.fold_RN)
-            info["folds_hash"] = folds.digest
-            done = finished_folds(run, folder, info, say=say)
-            left = [index for index, fold in done.items() if fold is None]
-            todo = [index for index in left if not only or index in only]
-            claim = claim_folds(claims, folder, todo, chosen=bool(only))
-            was_done = before.get("status") == "done" and not claim.mine
-            intact = was_done and not left and results_are_intact(folder, before, say)
-            if not (was_done and left):
-                begin_run(run, folder, info, folds, is_done=intact)
-        if claim.others:
-            say(f"{folder}: another process is training folds {listed(claim.others, most=9)}")
-        if claim.mine:
-            done |= _train(run, folder, info, done, claim.mine, cluster, say)
-        with lock_folder(folder, wait=wait):
-            # The locks of folds end with that of the folder held, so that of two processes that
-            # finish together one sees that no fold is left.
-            claims.close()
-            check_still_there(folder, info)
-            was_all_done = not left
-            unknown = [index for index, fold in done.items() if fold is None]
-            done |= finished_folds(run, folder, info, among=unknown)
-            if left := [index for index in unknown if done[index] is None]:
-                _say_left(folder, left, say)
-                return
-            info["folds"] = [done[index] for index in range(run.num_models)]
-            refit = kept_refit(run, folder, info)
-            trains = refit is None and run.config.train.num_refits > 0
-            if claim.mine and not trains and _is_complete(folder, info):
-                say(f"{folder}: another process has written the results")
-                return
-            drop_fold_locks(folder)
-            # The run is complete before a refit begins, so that nothing is lost with that.
-            if was_all_done and not trains:
-                say(
-                    f"{folder}: finished before, so nothing was trained (--no-resume starts it"
-                    " again)"
-                )
-            complete_run(
-                run, folder, info, before, refit, intact=intact, say=quiet if trains else say
-            )
-            if trains:
-                train_refits(run, folder, info, cluster, say)
-                refit = kept_refit(run, folder, info)
-                complete_run(run, folder, info, before, refit, intact=intact, say=say)
-
-
-def _is_complete(folder: Path, info: Mapping[str, Any]) -> bool:
-    """Return whether another process has completed the run while this one waited to do so."""
-    now = read_info(folder)
-    return (
-        now["status"] == "done"
-        and now.get("folds") == info["folds"]
-        and (folder / "report.json").is_file()
-    )
-
-
-def _train(
-    run: Prepared,
-    folder: Path,
-    info: Mapping[str, Any],
-    done: Mapping[int, dict[str, Any] | None],
-    todo: Sequence[int],
-    cluster: Cluster | None,
-    say: Say,
-) -> dict[int, dict[str, Any]]:
-    """Train the folds of `todo` and return the done.json of each."""
-    for index in [index for index, fold in done.items() if fold is not None]:
-        say(f"{run.title_of(index)}: finished before, kept")
-    is_frozen = run.config.train.frozen
-    num = len(todo) * max(run.config.train.num_ingredients, 1)
-    with contextlib.closing(Progress(num)) as progress:
-        key = fold_key(run, info)
-        return train_models(
-            run,
-            folder,
-            info,
-            key=key,
-            todo=todo,
-            train=_train_heads if is_frozen else _train_folds,
-            # The heads of all folds of a frozen backbone are fitted together.
-            together=is_frozen,
-            cluster=cluster,
-            progress=progress,
-            say=say,
-        )
-
-
-def _train_heads(job: TrainingJob, todo: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """Fit the heads of folds on a frozen backbone."""
-    if job.run.labels is not None:
-        make_labels(job, range(job.run.num_models))
-    return run_heads(job, todo)
-
-
-def _train_folds(job: TrainingJob, todo: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """Train folds one after another, or several at the same time."""
-    if job.run.labels is not None:
-        make_labels(job, todo)
-    return run_folds(job, todo, run=run_soup_fold if job.run.config.train.soup else run_fold)
-
-
-def _say_left(folder: Path, left: Sequence[int], say: Say) -> None:
-    """Say which folds are not finished, and who trains them."""
-    others = folds_in_training(folder, left)
-    free = [index for index in left if index not in others]
-    if others:
-        say(
-            f"{folder}: folds {listed(others, most=9)} are in training by other processes; the last"
-            " one to finish writes the results"
-        )
-    if free:
-        say(
-            f"{folder}: folds {listed(free, most=9)} are left; run the same command without"
-            " --only-folds to train them"
-        )
 
 
 def _with_seed(seed: int, say: Say) -> Say:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import pipeline.cv as cv
+import pipeline.make_run as making
 from foldblend.errors import UserError
 from foldblend.runs.folder import clear_folder, is_empty, lock_fold, lock_folder
 from foldblend.runs.run import Run
@@ -77,7 +77,7 @@ def test_a_second_command_trains_what_is_free_and_the_last_one_completes(
     whole = run(tiny_layout, tmp_path / "whole")
     first = []
     second = []
-    train = cv.run_folds
+    train = making.run_folds
 
     def train_and_share(job, todo):
         if len(first) and not second:
@@ -92,7 +92,7 @@ def test_a_second_command_trains_what_is_free_and_the_last_one_completes(
                 run(tiny_layout, tmp_path / "shared", resume=False)
         return train(job, todo)
 
-    monkeypatch.setattr(cv, "run_folds", train_and_share)
+    monkeypatch.setattr(making, "run_folds", train_and_share)
     shared = run(tiny_layout, tmp_path / "shared", first, only_folds="0")
     assert any("another process is training folds 0" in line for line in second)
     assert not list(shared.path.glob(".lock-*"))
