@@ -14,6 +14,7 @@ Processor time is the measure of a stage, since it depends less on what else the
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -32,14 +33,19 @@ from common import ROOT, Results, parser, print_rows
 
 CLASSES = tuple(f"class {index:02d}" for index in range(18))
 # Backbones of the runs, and the dimensions of their features.
-BACKBONES = {"a": ("test_efficientnet", 256), "b": ("test_convnext", 64)}
+BACKBONES = {
+    "a": ("test_convnext", 64),
+    "b": ("test_convnext", 64),
+    "wide": ("test_efficientnet", 256),
+}
 GROUP_SIZE = 7
 # Test images for each labelled one.
 TEST_SHARE = 0.1
 BATCH = 2**16
 PER_IMAGE = "per image"
 ROWS = (10_000, 100_000, 1_000_000)
-RUNS = tuple(BACKBONES)
+# Runs that are blended.
+RUNS = ("a", "b")
 # Share of the images of a group that have the class of the group.
 SAME = 0.7
 
@@ -156,7 +162,7 @@ def config_of(folder: Path, name: str) -> Any:
         finetune="head",
         img_size=32,
         infer_engine="torch",
-        seed=RUNS.index(name),
+        seed=[*BACKBONES].index(name),
         device="cpu",
         threads=1,
         workers=0,
@@ -175,7 +181,7 @@ def give_manifest(folder: Path) -> None:
     pipeline.prepare.load_data = lambda *_, **__: (manifest, digest)  # type: ignore[assignment]
 
 
-def fill_features(folder: Path, name: str) -> None:
+def fill_features(folder: Path, _: int, *, name: str) -> None:
     """Write generated features to the cache in which the run looks for those of its backbone."""
     from foldblend.cli import quiet
     from pipeline.frozen.feature_cache import keys_of
@@ -188,7 +194,7 @@ def fill_features(folder: Path, name: str) -> None:
     job = job_of(run, folder / "outputs" / name, say=quiet)
     store = Features(job, Backbone(job)).store
     assert store is not None
-    seed = RUNS.index(name)
+    seed = [*BACKBONES].index(name)
     num_test = len(run.manifest.test)
     unknown_N = np.random.default_rng(seed).integers(len(CLASSES), size=num_test)
     for table, label_N, part in (
@@ -199,7 +205,7 @@ def fill_features(folder: Path, name: str) -> None:
         store.fill(keys_of(table, "identity"), lambda _, made=features: made)
 
 
-def fit_run(folder: Path, name: str) -> None:
+def fit_run(folder: Path, _: int, *, name: str) -> None:
     """Make a run: folds, heads of all folds, tables, and its report."""
     from pipeline.cv import cross_validate
 
@@ -269,10 +275,8 @@ def mean_bytes(folder: Path, names: Sequence[str]) -> int:
 STAGES: dict[str, Callable[[Path, int], None]] = {
     "table": read_table,
     "folds": make_folds,
-    "features a": lambda folder, _: fill_features(folder, "a"),
-    "features b": lambda folder, _: fill_features(folder, "b"),
-    "heads a": lambda folder, _: fit_run(folder, "a"),
-    "heads b": lambda folder, _: fit_run(folder, "b"),
+    **{f"features {name}": functools.partial(fill_features, name=name) for name in BACKBONES},
+    **{f"heads {name}": functools.partial(fit_run, name=name) for name in BACKBONES},
     PER_IMAGE: per_image,
 }
 

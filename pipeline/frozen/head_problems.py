@@ -57,11 +57,12 @@ class HeadRows:
     def _blocks(self) -> list[slice]:
         return [slice(at, at + BLOCK) for at in range(0, len(self.rows_NX), BLOCK)]
 
-    def times(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return the products of all rows with the columns of Y weights."""
+    def times(self, weight: torch.Tensor, found: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the products of all rows with the columns of Y weights, in `found` if given."""
+        if found is None:
+            found = weight.new_empty((len(self.rows_NX), weight.shape[1]))
         if self._kept_NY is not None:
-            return self._kept_NY @ weight
-        found = weight.new_empty((len(self.rows_NX), weight.shape[1]))
+            return torch.mm(self._kept_NY, weight, out=found)
         for at in self._blocks():
             torch.mm(self._block(at), weight, out=found[at])
         return found
@@ -112,10 +113,11 @@ class Problems:
             np.append(variance_X, 1.0)[:, None]
         )
 
-    def logits(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return the logits of all rows, N x Z x E."""
+    def logits(self, weight: torch.Tensor, found: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the logits of all rows, N x Z x E, in `found` if given."""
         num_problems, num_axes, num_classes = weight.shape
-        return self.rows.times(weight.permute(1, 0, 2).reshape(num_axes, -1)).view(
+        room = None if found is None else found.view(len(found), -1)
+        return self.rows.times(weight.permute(1, 0, 2).reshape(num_axes, -1), room).view(
             -1, num_problems, num_classes
         )
 
@@ -160,13 +162,16 @@ class Problems:
         direction = scaled = residual / self.diagonal_ZY1
         norm = dot(residual, scaled)
         enough = norm * FORCING**2
+        # New memory for each of many steps would take a third of the time.
+        spread = torch.empty_like(proba)
+        product = torch.empty_like(proba)
         for _ in range(MOST_INNER_STEPS):
             active = norm > enough
             if not active.any():
                 break
             # `curved` is the Hessian times `direction`.
-            spread = self.logits(direction)
-            spread -= (proba * spread).sum(dim=-1, keepdim=True)
+            self.logits(direction, spread)
+            spread -= torch.mul(proba, spread, out=product).sum(dim=-1, keepdim=True)
             spread *= proba
             spread *= share
             curved = self.back(spread) + self.penalty_ZY1 * direction

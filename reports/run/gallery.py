@@ -29,10 +29,6 @@ class Predictions:
     rows: Rows
     proba_NC: np.ndarray
 
-    def take(self, rows: np.ndarray) -> Predictions:
-        """Return a selection of the predictions, by row numbers."""
-        return Predictions(self.image_id_N[rows], self.rows.take(rows), self.proba_NC[rows])
-
 
 @dataclass(frozen=True, slots=True)
 class GalleryImages:
