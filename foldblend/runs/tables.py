@@ -87,6 +87,15 @@ def _table_of(name: str) -> Table:
     return next(one for pattern, one in TABLES.items() if re.fullmatch(pattern, name))
 
 
+def _one_chunk(found: pyarrow.Table) -> pd.DataFrame:
+    """Return a table whose texts are one piece of memory each.
+
+    Of texts in several pieces, as row groups are read, all are copied whenever a row is taken.
+    """
+    rows: pd.DataFrame = found.combine_chunks().to_pandas()
+    return rows
+
+
 @dataclass(frozen=True)
 class TableReader:
     """Reads the tables of a run folder."""
@@ -153,7 +162,7 @@ class TableReader:
             columns = [*_table_of(name).columns]
             return with_logits(*self.read_logits(name, columns, unique=unique, order="F"))
         with self._source(name, columns) as (source, wanted):
-            rows: pd.DataFrame = self._found(name, source, wanted).to_pandas()
+            rows = _one_chunk(self._found(name, source, wanted))
         if unique:
             self._check_rows(name, rows)
         return rows
@@ -173,7 +182,7 @@ class TableReader:
         of_class = logit_columns(len(self.info["classes"]))
         with self._source(name, [*columns, *of_class]) as (source, wanted):
             found = self._found(name, source, {one: wanted[one] for one in columns})
-            rows: pd.DataFrame = found.to_pandas()
+            rows = _one_chunk(found)
             logits_NC = np.empty((0, len(of_class)), np.float32)
             step = max(1, AT_ONCE // (4 * max(1, source.metadata.num_rows)))
             for start in range(0, len(of_class), step):

@@ -165,3 +165,11 @@ def test_logits_are_in_memory_once(tmp_path, small, monkeypatch):
     write_table(tmp_path / "b.parquet", run.table("oof", ["image_id"]), logits_NC)
     assert tracemalloc.get_traced_memory()[1] < 1.7 * size
     tracemalloc.stop()
+
+
+def test_texts_of_several_row_groups_are_one_piece(folder, small):
+    """Of several, all are copied for each row that is taken: hours for millions of rows."""
+    table = pyarrow.parquet.read_table(folder / "oof.parquet")
+    pyarrow.parquet.write_table(table, folder / "oof.parquet", row_group_size=5)
+    for rows in (Run(folder).oof, Run(folder).table("oof", ["image_id"])):
+        assert pyarrow.Table.from_pandas(rows)["image_id"].num_chunks == 1
