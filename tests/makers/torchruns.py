@@ -31,7 +31,7 @@ def torchrun(num: int, *argv: object) -> subprocess.CompletedProcess[str]:
     """Run a script in `num` processes to its end."""
     process = start_torchrun(num, *argv)
     try:
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=600)
     except subprocess.TimeoutExpired:
         kill_all(process)
         raise

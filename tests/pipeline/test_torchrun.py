@@ -30,7 +30,7 @@ HARD = ["--backbone", "test_efficientnet", "--drop", "0.3", "--model-ema", "--cu
 HARD += ["--reprob", "0.2", "--batch-size", "12", "--grad-accum-steps", "2"]
 HARD += ["--validation-batch-size", "8", "--infer-engine", "torch"]
 MANY = ["--only-folds", "0", "--epochs", "30", "--save-every", "0"]
-WAIT_S = 60
+WAIT_S = 180
 
 
 def argv_of(layout, output, name, *more):

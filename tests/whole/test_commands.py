@@ -20,6 +20,7 @@ from foldblend import commands
 from foldblend.runs.run import Run
 from tests.makers.constants import ROOT
 from tests.makers.ray_clusters import ray_nodes
+from tests.makers.torchruns import torchrun
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Appended to each run, so that it takes seconds. If a flag is given twice, the last value counts.
@@ -54,12 +55,12 @@ def blocks_of(page, languages):
             yield found[3]
 
 
-def commands_of(page):
-    """Return the commands of a page's blocks: words after "python", without comments."""
+def commands_of(page, program="python"):
+    """Return the commands of a page's blocks: words after the program, without comments."""
     found = []
     for block in blocks_of(page, ("", "sh", "bash")):
         for line in block.replace("\\\n", " ").splitlines():
-            if line.strip().startswith("python "):
+            if line.strip().startswith(f"{program} "):
                 found.append(shlex.split(line.strip(), comments=True)[1:])
     return found
 
@@ -216,6 +217,17 @@ def run_commands(page, capsys):
             argv += ["--name", f"blend{number}"]
         code = getattr(commands, Path(script).stem)(argv)
         assert code == 0, f"{page}: {' '.join(words)}\n{capsys.readouterr().err}"
+
+
+@pytest.mark.slow
+def test_the_commands_of_torchrun_run(place):
+    found = [words for page in PAGES for words in commands_of(page, "torchrun")]
+    assert found
+    for number, words in enumerate(found):
+        flag, num, script, *rest = words
+        assert flag == "--nproc-per-node"
+        ran = torchrun(int(num), ROOT / script, *small([script, *rest]), "--name", f"of{number}")
+        assert ran.returncode == 0, ran.stderr
 
 
 def test_the_script_of_every_command_exists():
