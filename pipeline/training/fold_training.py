@@ -220,6 +220,8 @@ class FoldTraining:
 
             def after_step() -> None:
                 progress.step()
+                if job.team is not None:
+                    job.team.heed_stop()
                 self.checkpoints.save_if_due(self._state)
 
             for epoch in self._epochs(after_step):

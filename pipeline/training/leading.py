@@ -95,12 +95,17 @@ class Leader:
         self.world = world
         self._words = _Words()
         self._team: Team | None = None
-        self._is_stopped = False
+        self._trains = False
 
     def stop(self, number: int, frame: FrameType | None) -> None:
-        """Note Ctrl-C, and raise it: an error that it causes within torch may take its place."""
-        self._is_stopped = True
-        signal.default_int_handler(number, frame)
+        """Note the first Ctrl-C within a fold, where the step ends first; raise any other.
+
+        Torch and Python's fork would drop an exception that is raised within them.
+        """
+        if self._team is None or not self._trains or self._team.is_stopped:
+            signal.default_int_handler(number, frame)
+        else:
+            self._team.is_stopped = True
 
     def train(self, run: RunFold, job: TrainingJob, index: int) -> dict[str, Any]:
         """Train a fold together with the other processes, and return its done.json."""
@@ -113,19 +118,24 @@ class Leader:
             # Functions that print to this process cannot be pickled.
             sent = dataclasses.replace(job, say=print, epoch_lines=None, memory=None)
             self._team.from_leader((sent, index, run))
-            return run(_placed(job, self._team), index)
+            self._trains = True
+            done = run(_placed(job, self._team), index)
+            self._team.heed_stop()
+            return done
         except Exception as error:
             if is_lost(error):
                 # Ctrl-C ends the others at once, and may reach this process a moment later.
                 time.sleep(SIGNAL_S)
-            if self._is_stopped:
-                raise KeyboardInterrupt from None
+            if self._team is not None:
+                self._team.heed_stop()
             if not is_lost(error):
                 raise
             raise UserError(
                 f"{job.title(index)}: another of the {self.world.size} processes has ended; its own"
                 " message tells why, and the same command continues the fold"
             ) from None
+        finally:
+            self._trains = False
 
     def end(self, *, failed: bool) -> None:
         """Let the other processes end; after a failure, none of them is waited for."""

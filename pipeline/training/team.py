@@ -59,6 +59,13 @@ class Team:
     def __init__(self, world: World) -> None:
         self.world = world
         self.part = Part(world.rank, world.size)
+        self.is_stopped = False
+        """Whether Ctrl-C was pressed since the last step."""
+
+    def heed_stop(self) -> None:
+        """Raise KeyboardInterrupt if Ctrl-C was pressed meanwhile."""
+        if self.is_stopped:
+            raise KeyboardInterrupt
 
     @staticmethod
     def join(world: World, store: Any, backend: str) -> Team:
