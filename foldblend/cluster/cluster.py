@@ -17,7 +17,7 @@ from foldblend.cli import Say
 from foldblend.cluster import probe
 from foldblend.cluster.connect import connected
 from foldblend.cluster.names import LOCAL
-from foldblend.cluster.nodes import Share, check_nodes, nodes_of, share_of
+from foldblend.cluster.nodes import SAME, Share, check_nodes, nodes_of, room_of, share_of
 from foldblend.cluster.worker import Message, Worker
 from foldblend.errors import UserError, counted, in_a_line, require
 
@@ -27,6 +27,8 @@ __all__ = ["Cluster", "Task", "opened"]
 MOST_LOST = 5
 # Seconds before it is begun again, times the number of losses.
 PAUSE = 2.0
+# Seconds that a call waits for a node before the log says so.
+SILENCE = 30.0
 
 Listen = Callable[[str, Any], object]
 """Takes a message: its kind and content."""
@@ -74,11 +76,7 @@ class Cluster:
 
     def room(self, share: Share) -> int:
         """Return how many models have room on the nodes at the same time, at least one."""
-        each = [
-            min(one.gpus // share.gpus if share.gpus else one.cpus, one.cpus // share.cpus)
-            for one in nodes_of(self.ray)
-        ]
-        return max(sum(each), 1)
+        return max(room_of(nodes_of(self.ray), share), 1)
 
     def describe(self) -> str:
         """Return the nodes and what they have, in words."""
@@ -213,6 +211,11 @@ class _Calls:
             except self.ray.exceptions.RayError as error:
                 if self._stopped.is_set():
                     raise UserError(f"{task.title}: stopped") from None
+                if getattr(error, "actor_init_failed", False):
+                    # Such as a node that joined later, and lacks foldblend.
+                    raise UserError(
+                        f"{task.title}: could not start on a node ({_last_line(error)}); {SAME}"
+                    ) from None
                 why = self._cause(error)
             finally:
                 self._end(worker)
@@ -248,7 +251,12 @@ class _Calls:
 
     def _result(self, worker: Any, task: Task) -> Any:
         payload = self.ray.cloudpickle.dumps(task.args)
-        self.ray.get(worker.start.remote(task.name, payload, probe.versions()))
+        begun = worker.start.remote(task.name, payload, probe.versions())
+        # Ray waits for a node without a word. That one is busy needs none.
+        ready, _ = self.ray.wait([begun], timeout=SILENCE)
+        if not ready and not room_of(nodes_of(self.ray), self.share):
+            self.say(f"{task.title}: waits for a node with {self.share}; none is left")
+        self.ray.get(begun)
         for kind, what in self._messages(worker):
             if kind == "done":
                 return pickle.loads(what)
@@ -269,9 +277,16 @@ class _Calls:
             return "its node does not answer"
         if "node has died" in str(error):
             return "its node died"
-        if "OOM" in str(error) or "memory" in str(error):
+        if "running low on memory" in str(error):
             return "its node ran out of memory"
-        return f"its process died ({in_a_line(error)})"
+        if isinstance(error, errors.ActorDiedError):
+            return "its process died, often because memory ran out"
+        return f"its process was lost ({in_a_line(error)})"
+
+
+def _last_line(error: Exception) -> str:
+    """Return the last line of a traceback, which names the error on a node."""
+    return str(error).strip().splitlines()[-1][:200]
 
 
 _open: dict[str, Cluster] = {}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from foldblend.cluster.names import AUTO, CLIENT, FLAG, check_address
@@ -16,6 +18,7 @@ __all__ = ["connected"]
 PATIENCE = 5.0
 # What is asked of the head of a cluster, and of its server for clients.
 SERVICES = {False: "/grpc.health.v1.Health/Check", True: "/ray.rpc.RayletDriver/ClusterInfo"}
+VARIABLE = "RAY_ADDRESS"
 CURE = "start a cluster (ray start --head), or pass the address of one that runs"
 
 
@@ -44,15 +47,16 @@ def _silence() -> None:
         worker.print_to_stdstream = lambda *_, **__: None
 
 
-def _named(address: str) -> str:
-    """Return the address that auto stands for: $RAY_ADDRESS, else the cluster of this machine.
+def _named(address: str) -> tuple[str, str]:
+    """Return the address that auto stands for, and what names it, for messages.
 
-    Raises UserError where there is none.
+    It is $RAY_ADDRESS, else the cluster of this machine. Raises UserError where there is none.
     """
-    asked = os.environ.get("RAY_ADDRESS", "") if address == AUTO else address
+    asked = os.environ.get(VARIABLE, "") if address == AUTO else address
+    source = f"${VARIABLE}" if address == AUTO else FLAG
     if asked not in ("", AUTO):
-        check_address(asked)
-        return asked
+        check_address(asked, source)
+        return asked, source
     # Ray has no public function that finds the cluster of this machine without joining it.
     from ray._private.services import canonicalize_bootstrap_address
 
@@ -62,10 +66,10 @@ def _named(address: str) -> str:
         found = None
     if found is None:
         raise UserError(f"{FLAG} {AUTO}: no Ray cluster runs on this machine; {CURE}")
-    return str(found)
+    return str(found), f"{FLAG} {AUTO}"
 
 
-def _check_answers(address: str) -> None:
+def _check_answers(address: str, source: str) -> None:
     """Raise UserError unless a Ray cluster answers: its servers speak gRPC."""
     import grpc
 
@@ -84,9 +88,31 @@ def _check_answers(address: str) -> None:
             why = f"nothing answered within {PATIENCE:.0f} s"
         else:
             why = "what answers there is no Ray cluster"
-        raise UserError(f"{FLAG} {address}: {why}; {CURE}") from None
+        raise UserError(f"{source} {address}: {why}; {CURE}") from None
     finally:
         channel.close()
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[Callable[[], object]]:
+    """Return a function that takes SIGTERM back from Ray, which prints its stack and exits.
+
+    In the block the signal then ends the command as Ctrl-C does, so that no process is left on a
+    node. A handler of the caller's own is kept.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    if before is None or threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    ours = _interrupt if before is signal.SIG_DFL else before
+    try:
+        yield lambda: signal.signal(signal.SIGTERM, ours)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
@@ -107,17 +133,19 @@ def connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    asked = _named(address)
-    _check_answers(asked)
-    try:
-        ray.init(address=asked, log_to_driver=False, logging_level="ERROR")
-    except Exception as error:
-        why = in_a_line(error)
-        raise UserError(
-            f"{FLAG} {address}: the cluster cannot be joined ({why}); install the same versions of"
-            " Ray and Python here and there"
-        ) from None
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    asked, source = _named(address)
+    _check_answers(asked, source)
+    with _sigterm() as take:
+        try:
+            ray.init(address=asked, log_to_driver=False, logging_level="ERROR")
+        except Exception as error:
+            why = in_a_line(error)
+            raise UserError(
+                f"{source} {asked}: the cluster cannot be joined ({why}); install the same versions"
+                " of Ray and Python here and there"
+            ) from None
+        try:
+            take()
+            yield ray
+        finally:
+            ray.shutdown()

@@ -15,8 +15,8 @@ CLIENT = "ray://"
 FLAG = "--ray-address"
 
 
-def check_address(address: str) -> None:
-    """Raise UserError for what is no address of a Ray cluster.
+def check_address(address: str, source: str = FLAG) -> None:
+    """Raise UserError for what is no address of a Ray cluster; `source` says who names it.
 
     Examples
     --------
@@ -28,5 +28,5 @@ def check_address(address: str) -> None:
     host, colon, port = address.removeprefix(CLIENT).rpartition(":")
     if not (host and "/" not in host and colon and port.isdecimal() and int(port) < 2**16):
         raise UserError(
-            f"{FLAG} {address}: is no address; write {AUTO}, host:port or {CLIENT}host:port"
+            f"{source} {address}: is no address; write {AUTO}, host:port or {CLIENT}host:port"
         )

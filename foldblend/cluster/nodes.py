@@ -11,9 +11,9 @@ from typing import Any
 
 from foldblend.cluster import probe
 from foldblend.drafts import held_draft
-from foldblend.errors import UserError, in_a_line
+from foldblend.errors import UserError, counted, in_a_line
 
-__all__ = ["SAME", "Node", "Share", "check_nodes", "nodes_of", "share_of"]
+__all__ = ["SAME", "Node", "Share", "check_nodes", "nodes_of", "room_of", "share_of", "token_in"]
 
 # Seconds in which a node must start a process and look at its files.
 PATIENCE = 90.0
@@ -42,6 +42,10 @@ class Share:
 
     cpus: int
     gpus: int
+
+    def __str__(self) -> str:
+        cpus = counted(self.cpus, "CPU")
+        return f"{counted(self.gpus, 'GPU')} and {cpus}" if self.gpus else cpus
 
 
 def nodes_of(ray: Any) -> list[Node]:
@@ -90,9 +94,17 @@ def share_of(nodes: Sequence[Node], *, device: str, threads: int | None) -> Shar
         raise UserError(f"{FLAG}: no node of the cluster has CPUs; add a node with some")
     if threads is not None and threads > most:
         raise UserError(
-            f"--threads {threads}: no node of the cluster has so many CPUs; pass {most} or fewer"
+            f"--threads {threads}: no node of the cluster has so many CPUs; pass at most {most}"
         )
     return Share(threads or min(one.cpus for one in nodes if one.cpus), 0)
+
+
+def room_of(nodes: Sequence[Node], share: Share) -> int:
+    """Return how many models have room on nodes at the same time."""
+    return sum(
+        min(one.gpus // share.gpus if share.gpus else one.cpus, one.cpus // share.cpus)
+        for one in nodes
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +119,9 @@ class _Token:
 
 
 @contextlib.contextmanager
-def _token_in(folder: Path) -> Iterator[_Token]:
+def token_in(folder: Path) -> Iterator[_Token]:
     """Write a token into a folder for as long as the block lasts."""
-    is_new = not folder.exists()
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with held_draft(folder / "node") as draft:
@@ -121,10 +133,10 @@ def _token_in(folder: Path) -> Iterator[_Token]:
                 for file in folder.glob(f"{draft.name}*"):
                     file.unlink(missing_ok=True)
     finally:
-        if is_new:
-            # The run makes it, if there is one.
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        # The run makes them, if there is one. Another command may use them already.
+        with contextlib.suppress(OSError):
+            for one in made:
+                one.rmdir()
 
 
 def check_nodes(ray: Any, folder: Path | None, files: Sequence[Path]) -> None:
@@ -151,7 +163,7 @@ def check_nodes(ray: Any, folder: Path | None, files: Sequence[Path]) -> None:
     ours = probe.versions()
     with contextlib.ExitStack() as stack:
         stack.callback(ray.cloudpickle.unregister_pickle_by_value, probe)
-        token = None if folder is None else stack.enter_context(_token_in(folder))
+        token = None if folder is None else stack.enter_context(token_in(folder))
         asked = []
         for node in nodes_of(ray):
             of_node = None if token is None else (str(token.file), str(token.answer(node)))

@@ -79,6 +79,8 @@ HASHED = (
 LOCK = ".lock"
 # A fold has a lock of its own, so that several processes can train folds of one run.
 FOLD_LOCK = ".lock-fold-"
+# So ends the name of the second lock of a fold, of the process on a node of a cluster.
+ON_NODE = "-node"
 # Seconds in which another process that only looks at a lock has looked (see `is_held`).
 PATIENCE = 0.1
 SECTIONS = "sections"
@@ -264,7 +266,7 @@ def clear_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def lock_fold(folder: Path, fold: int | str, *, patience: float = PATIENCE) -> Iterator[None]:
-    """Lock a fold of a run, in which only its process writes then.
+    """Lock a fold of a run, by its number or a name, in which only its process writes then.
 
     Raises UserError if another process has locked it for longer than `patience` in seconds.
     """
@@ -272,9 +274,9 @@ def lock_fold(folder: Path, fold: int | str, *, patience: float = PATIENCE) -> I
         try:
             stack.enter_context(hold(folder / f"{FOLD_LOCK}{fold}", patience=patience))
         except Timeout:
-            raise UserError(
-                f"{folder}: another process is training fold {fold}; wait for it"
-            ) from None
+            name = str(fold).removesuffix(ON_NODE).replace("_", " ")
+            title = f"fold {name}" if name.isdecimal() else name
+            raise UserError(f"{folder}: another process is training {title}; wait for it") from None
         yield
 
 
@@ -287,7 +289,7 @@ def drop_fold_locks(folder: Path) -> None:
         remove(file)
 
 
-def is_fold_locked(folder: Path, fold: int) -> bool:
+def is_fold_locked(folder: Path, fold: int | str) -> bool:
     """Return whether a process has locked a fold of a run; nothing is written."""
     return is_held(folder / f"{FOLD_LOCK}{fold}")
 

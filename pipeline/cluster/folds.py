@@ -15,8 +15,9 @@ from foldblend.cli import Say
 from foldblend.cluster.cluster import Cluster, Task
 from foldblend.errors import UserError
 from foldblend.progress import shows_bars
-from foldblend.runs.folder import lock_fold
+from foldblend.runs.folder import ON_NODE, is_fold_locked, lock_fold
 from pipeline.cluster.settings import share_of_run
+from pipeline.fold_files import finished_fold
 from pipeline.job import Prepared, TrainingJob
 from pipeline.levels import once
 from pipeline.training.fold_children import log_to
@@ -101,7 +102,7 @@ def train_models(
         name = "heads" if together else run.name_of(part[0])
         tasks.append(
             Task(
-                title=f"{name.replace('_', ' ')} of {folder.name}",
+                title=f"{_words(name)} of {folder.name}",
                 name=f"{__name__}:train_here",
                 args=(run, folder, dict(info), key, train, part, name),
                 listen=listen,
@@ -142,11 +143,26 @@ def train_here(
 
         return say
 
-    with lock_fold(folder, f"{name}-node", patience=PATIENCE):
+    say = line("say")
+    lock = f"{name}{ON_NODE}"
+    if is_fold_locked(folder, lock):
+        say(f"{_words(name)}: waiting for a process of an earlier attempt to end")
+    with lock_fold(folder, lock, patience=PATIENCE):
+        # An attempt that was lost afterwards may have finished some.
+        found = {index: finished_fold(folder, run.name_of(index), key) for index in todo}
+        done = {index: one for index, one in found.items() if one is not None}
+        left = [index for index in todo if index not in done]
+        if not left:
+            return done
 
         def count(method: str, steps: int) -> None:
             tell("progress", (method, steps))
 
-        progress = Progress(len(todo), tell=count)
-        job = training_job(run, folder, info, key=key, progress=progress, say=line("say"))
-        return train(dataclasses.replace(job, epoch_lines=line("epoch")), todo)
+        progress = Progress(len(left), tell=count)
+        job = training_job(run, folder, info, key=key, progress=progress, say=say)
+        return done | train(dataclasses.replace(job, epoch_lines=line("epoch")), left)
+
+
+def _words(name: str) -> str:
+    """Return the name of a model's folder in words."""
+    return name.replace("_", " ")

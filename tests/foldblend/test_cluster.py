@@ -1,6 +1,9 @@
 """Clusters without one: addresses, shares of nodes, versions, and calls whose nodes are lost."""
 
+import contextlib
+import os
 import pickle
+import signal
 import socket
 import sys
 import threading
@@ -14,7 +17,7 @@ from foldblend.cluster import connect, probe
 from foldblend.cluster.cluster import Cluster, Task, opened
 from foldblend.cluster.connect import connected
 from foldblend.cluster.names import check_address
-from foldblend.cluster.nodes import Node, Share, nodes_of, share_of
+from foldblend.cluster.nodes import Node, Share, nodes_of, share_of, token_in
 from foldblend.cluster.worker import Worker
 from foldblend.errors import UserError
 
@@ -60,6 +63,53 @@ def test_a_server_that_is_silent_is_no_cluster(monkeypatch):
             pass
 
 
+def test_an_address_of_the_environment_is_named_as_such(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "rubbish")
+    with (
+        pytest.raises(UserError, match=r"^\$RAY_ADDRESS rubbish: is no address"),
+        connected("auto"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("own", [None, lambda *_: None])
+def test_sigterm_ends_a_command_as_ctrl_c_does_unless_it_is_handled(own, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    of_ray = lambda *_: None  # noqa: E731
+    ray = SimpleNamespace(
+        is_initialized=lambda: False,
+        init=lambda **_: signal.signal(signal.SIGTERM, of_ray),
+        shutdown=lambda: None,
+    )
+    monkeypatch.setattr(connect, "_ray", lambda: ray)
+    monkeypatch.setattr(connect, "_check_answers", lambda *_: None)
+    try:
+        signal.signal(signal.SIGTERM, own or signal.SIG_DFL)
+        with contextlib.suppress(KeyboardInterrupt), connected("head:1"):
+            if own is not None:
+                assert signal.getsignal(signal.SIGTERM) is own
+            else:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(5)
+                raise AssertionError
+        assert signal.getsignal(signal.SIGTERM) is (own or signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_folders_made_for_a_look_are_removed(tmp_path):
+    (tmp_path / "here").mkdir()
+    folder = tmp_path / "here" / "a" / "b"
+    with token_in(folder) as token:
+        assert token.file.parent == folder
+        token.answer(node(1)).write_text("answer")
+    assert not [*(tmp_path / "here").iterdir()]
+    folder.mkdir(parents=True)
+    with token_in(folder):
+        pass
+    assert not [*folder.iterdir()]
+
+
 def test_without_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
@@ -93,7 +143,12 @@ def test_without_gpus_a_model_gets_its_threads_or_the_smallest_node():
     ("nodes", "device", "threads", "words"),
     [
         ([node(8)], "cuda", None, "--device cuda: no node of the cluster has a GPU"),
-        ([node(8)], "cpu", 9, "--threads 9: no node of the cluster has so many CPUs; pass 8"),
+        (
+            [node(8)],
+            "cpu",
+            9,
+            "--threads 9: no node of the cluster has so many CPUs; pass at most 8",
+        ),
         ([node(0)], "auto", None, "no node of the cluster has CPUs"),
         ([node(8, 1)], "cuda:1", None, "--device cuda:1: with --backend ray"),
     ],
@@ -194,6 +249,10 @@ class UnavailableError(LostError):
     pass
 
 
+class DiedError(LostError):
+    pass
+
+
 class Handle(SimpleNamespace):
     """A worker as Ray gives it, which can stand in sets."""
 
@@ -206,11 +265,14 @@ class FakeRay:
     def __init__(self, num_lost, error="its node has died"):
         self.num_lost = num_lost
         self.error = error
+        self.is_full = False
         self.made = 0
         self.alive = set()
         self.lock = threading.Lock()
         self.exceptions = SimpleNamespace(
-            RayError=LostError, ActorUnavailableError=UnavailableError
+            RayError=LostError,
+            ActorUnavailableError=UnavailableError,
+            ActorDiedError=DiedError,
         )
         self.cloudpickle = pickle
 
@@ -238,10 +300,13 @@ class FakeRay:
         )
 
     def _lose(self):
-        raise LostError(self.error)
+        raise self.error if isinstance(self.error, Exception) else LostError(self.error)
 
     def get(self, call):
         return call()
+
+    def wait(self, calls, timeout):
+        return ([], calls) if self.is_full else (calls, [])
 
     def kill(self, worker):
         self.alive.discard(worker.name)
@@ -282,11 +347,43 @@ def test_a_call_whose_node_is_lost_begins_again(quick):
 
 
 def test_a_call_that_is_lost_again_and_again_ends(quick):
-    ray = FakeRay(99, "the worker was killed due to OOM")
+    ray = FakeRay(99, "killed due to the node running low on memory")
     with pytest.raises(UserError, match="was lost 5 times, the last time as its node ran out of"):
         Cluster(ray, quiet).call(tasks_of([4])[0], Share(1, 0))
     assert ray.made == 5
     assert not ray.alive
+
+
+def test_a_process_that_was_killed_is_not_said_to_have_run_out_of_memory(quick):
+    said = []
+    # Ray names all causes that it can think of.
+    ray = FakeRay(1, DiedError("Some common causes include: killed by the OOM killer ... memory"))
+    assert Cluster(ray, said.append).call(tasks_of([4])[0], Share(1, 0)) == 8
+    assert "was lost, as its process died, often because memory ran out; it goes on" in said[0]
+
+
+def test_a_process_that_cannot_start_is_not_tried_again(quick):
+    error = DiedError("Traceback\n  File ...\nModuleNotFoundError: No module named 'foldblend'\n")
+    error.actor_init_failed = True
+    ray = FakeRay(9, error)
+    with pytest.raises(UserError, match=r"could not start on a node .ModuleNotFoundError: .*; i"):
+        Cluster(ray, quiet).call(tasks_of([4])[0], Share(1, 0))
+    assert ray.made == 1
+    assert not ray.alive
+
+
+def test_a_call_for_which_no_node_is_left_says_so(quick):
+    said = []
+    ray = FakeRay(0)
+    ray.is_full = True
+    assert Cluster(ray, said.append).call(tasks_of([4])[0], Share(8, 0)) == 8
+    assert not said
+    assert Cluster(ray, said.append).call(tasks_of([4])[0], Share(11, 0)) == 8
+    assert Cluster(ray, said.append).call(tasks_of([4])[0], Share(2, 3)) == 8
+    assert said == [
+        "number 4: waits for a node with 11 CPUs; none is left",
+        "number 4: waits for a node with 3 GPUs and 2 CPUs; none is left",
+    ]
 
 
 def test_what_fails_is_told_after_the_others_are_done(quick):

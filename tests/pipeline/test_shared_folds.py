@@ -79,7 +79,7 @@ def test_a_second_command_trains_what_is_free_and_the_last_one_completes(
     second = []
     train = making.run_folds
 
-    def train_and_share(job, todo):
+    def train_and_share(job, todo, **more):
         if len(first) and not second:
             second.append("started")
             shared = run(tiny_layout, tmp_path / "shared", second)
@@ -90,7 +90,7 @@ def test_a_second_command_trains_what_is_free_and_the_last_one_completes(
                 run(tiny_layout, tmp_path / "shared")
             with pytest.raises(UserError, match="is training fold 0; wait for it"):
                 run(tiny_layout, tmp_path / "shared", resume=False)
-        return train(job, todo)
+        return train(job, todo, **more)
 
     monkeypatch.setattr(making, "run_folds", train_and_share)
     shared = run(tiny_layout, tmp_path / "shared", first, only_folds="0")
