@@ -3,52 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
-import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from foldblend.cli import Say
-from foldblend.cluster import probe
-from foldblend.cluster.connect import connected
+from foldblend.cluster.calls import Calls, Task
+from foldblend.cluster.connect import connected, head_answers
 from foldblend.cluster.names import LOCAL
-from foldblend.cluster.nodes import SAME, Share, check_nodes, nodes_of, room_of, share_of
-from foldblend.cluster.worker import Message, Worker
-from foldblend.errors import UserError, counted, in_a_line, require
+from foldblend.cluster.nodes import Share, check_nodes, nodes_of, room_of, share_of
+from foldblend.errors import UserError, counted, require
 
 __all__ = ["Cluster", "Task", "opened"]
 
-# How often a call is begun on another node after one was lost.
-MOST_LOST = 5
-# Seconds before it is begun again, times the number of losses.
-PAUSE = 2.0
-# Seconds that a call waits for a node before the log says so.
-SILENCE = 30.0
-
-Listen = Callable[[str, Any], object]
-"""Takes a message: its kind and content."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """A call of one of our functions on a node."""
-
-    title: str
-    """What it works on, for messages, such as "fold 0"."""
-    name: str
-    """The function, as "module:function"; it is called with `args` and the keyword `tell`, a
-    function that sends a message (a kind and its content).
-    """
-    args: tuple[Any, ...] = ()
-    listen: Listen = field(default=lambda kind, what: None)
-    """Gets the messages."""
-    done: Callable[[Any], object] = field(default=lambda result: None)
-    """Gets the result as soon as it is there, of one task at a time."""
+# Seconds between two looks at the head of a cluster, and how many it may leave unanswered. Ray
+# itself gives up after a minute, and ends the process at once.
+LOOK = 5.0
+MOST_UNANSWERED = 4
 
 
 class Cluster:
@@ -108,13 +82,10 @@ class Cluster:
         UserError
             If some failed, in one line.
         """
-        with _Calls(self.ray, self.say, share, most or len(tasks)) as calls:
+        with Calls(self.ray, self.say, share, most or len(tasks)) as calls:
             waiting = [calls.submit(task) for task in tasks]
             with self._turn_of_others():
-                # Ctrl-C is noticed between waits.
-                while not all(one.done() for one in waiting):
-                    wait(waiting, timeout=1.0)
-                    require(not self._stopped.is_set(), "stopped, as another run was")
+                self._wait(waiting)
         failed = [error for one in waiting if (error := one.exception()) is not None]
         for error in failed:
             if not isinstance(error, UserError):
@@ -162,131 +133,30 @@ class Cluster:
 
         Raises UserError for the first call that fails, and ends the others.
         """
-        with _Calls(self.ray, self.say, share, 2 * self.room(share)) as calls:
+        with Calls(self.ray, self.say, share, 2 * self.room(share)) as calls:
             for one in [calls.submit(task) for task in tasks]:
+                self._wait([one])
                 yield one.result()
 
+    def _wait(self, waiting: Sequence[Future[Any]]) -> None:
+        """Wait until calls have ended.
 
-class _Calls:
-    """Calls that belong together; an error in the block ends all of their processes."""
-
-    def __init__(self, ray: Any, say: Say, share: Share, most: int) -> None:
-        self.ray = ray
-        self.say = say
-        self.share = share
-        self._pool = ThreadPoolExecutor(max(1, most))
-        self._workers: set[Any] = set()
-        self._stopped = threading.Event()
-        self._one = threading.Lock()
-
-    def __enter__(self) -> _Calls:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if kind is not None:
-            self._stopped.set()
-            for worker in [*self._workers]:
-                self._end(worker)
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def submit(self, task: Task) -> Future[Any]:
-        """Begin a call as soon as there is room."""
-        return self._pool.submit(self._call, task)
-
-    def _call(self, task: Task) -> Any:
-        """Call a function on a node and return its result; if the node is lost, on another one."""
-        why = ""
-        for num_lost in range(1, MOST_LOST + 1):
-            worker = self._worker()
-            try:
-                found = self._result(worker, task)
-                with self._one:
-                    task.done(found)
-                return found
-            except self.ray.exceptions.RayError as error:
-                if self._stopped.is_set():
-                    raise UserError(f"{task.title}: stopped") from None
-                if getattr(error, "actor_init_failed", False):
-                    # Such as a node that joined later, and lacks foldblend.
-                    raise UserError(
-                        f"{task.title}: could not start on a node ({_last_line(error)}); {SAME}"
-                    ) from None
-                why = self._cause(error)
-            finally:
-                self._end(worker)
-            if num_lost < MOST_LOST:
-                self.say(f"{task.title}: was lost, as {why}; it goes on from its last checkpoint")
-                # A node that has just died may still be given work.
-                self._stopped.wait(num_lost * PAUSE)
-        raise UserError(
-            f"{task.title}: was lost {MOST_LOST} times, the last time as {why}; run the same"
-            " command again to go on"
-        )
-
-    def _worker(self) -> Any:
-        """Start a process on a node, as soon as one has room."""
-        # Nodes are filled evenly, so that each fold has as much of its node as possible.
-        kind = self.ray.remote(
-            num_cpus=self.share.cpus,
-            num_gpus=self.share.gpus,
-            max_restarts=0,
-            scheduling_strategy="SPREAD",
-        )(Worker)
-        worker = kind.remote(str(Path.cwd()), sys.argv)
-        self._workers.add(worker)
-        if self._stopped.is_set():
-            self._end(worker)
-        return worker
-
-    def _end(self, worker: Any) -> None:
-        self._workers.discard(worker)
-        # It may be gone with its node, or the cluster with all of them.
-        with contextlib.suppress(Exception):
-            self.ray.kill(worker)
-
-    def _result(self, worker: Any, task: Task) -> Any:
-        payload = self.ray.cloudpickle.dumps(task.args)
-        begun = worker.start.remote(task.name, payload, probe.versions())
-        # Ray waits for a node without a word. That one is busy needs none.
-        ready, _ = self.ray.wait([begun], timeout=SILENCE)
-        if not ready and not room_of(nodes_of(self.ray), self.share):
-            self.say(f"{task.title}: waits for a node with {self.share}; none is left")
-        self.ray.get(begun)
-        for kind, what in self._messages(worker):
-            if kind == "done":
-                return pickle.loads(what)
-            if kind == "failed":
-                why, is_for_users = what
-                raise UserError(why if is_for_users else f"{task.title} failed: {why}")
-            task.listen(kind, what)
-        raise AssertionError("messages end with done or failed")
-
-    def _messages(self, worker: Any) -> Iterator[Message]:
-        while True:
-            yield from self.ray.get(worker.messages.remote())
-
-    def _cause(self, error: Exception) -> str:
-        """Return why a worker was lost; Ray's messages are pages."""
-        errors = self.ray.exceptions
-        if isinstance(error, errors.ActorUnavailableError):
-            return "its node does not answer"
-        if "node has died" in str(error):
-            return "its node died"
-        if "running low on memory" in str(error):
-            return "its node ran out of memory"
-        if isinstance(error, errors.ActorDiedError):
-            return "its process died, often because memory ran out"
-        return f"its process was lost ({in_a_line(error)})"
-
-
-def _last_line(error: Exception) -> str:
-    """Return the last line of a traceback, which names the error on a node."""
-    return str(error).strip().splitlines()[-1][:200]
+        Raises UserError if the head of the cluster does not answer any more.
+        """
+        unanswered = 0
+        look = time.monotonic() + LOOK
+        # Ctrl-C is noticed between waits.
+        while not all(one.done() for one in waiting):
+            wait(waiting, timeout=1.0)
+            require(not self._stopped.is_set(), "stopped, as another run was")
+            if time.monotonic() < look:
+                continue
+            unanswered = 0 if head_answers(self.ray) else unanswered + 1
+            if unanswered == MOST_UNANSWERED:
+                raise UserError(
+                    "the head of the Ray cluster does not answer any more; start the cluster again"
+                )
+            look = time.monotonic() + LOOK
 
 
 _open: dict[str, Cluster] = {}

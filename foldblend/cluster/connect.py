@@ -12,7 +12,7 @@ from typing import Any
 from foldblend.cluster.names import AUTO, CLIENT, FLAG, check_address
 from foldblend.errors import UserError, in_a_line
 
-__all__ = ["connected"]
+__all__ = ["connected", "head_answers"]
 
 # Seconds in which a cluster must answer. Ray itself tries for minutes.
 PATIENCE = 5.0
@@ -69,8 +69,8 @@ def _named(address: str) -> tuple[str, str]:
     return str(found), f"{FLAG} {AUTO}"
 
 
-def _check_answers(address: str, source: str) -> None:
-    """Raise UserError unless a Ray cluster answers: its servers speak gRPC."""
+def _problem(address: str) -> str | None:
+    """Return why no Ray cluster answers at an address, or None if one does: it speaks gRPC."""
     import grpc
 
     is_client = address.startswith(CLIENT)
@@ -83,14 +83,20 @@ def _check_answers(address: str, source: str) -> None:
     except grpc.RpcError as error:
         code = error.code()
         if code == grpc.StatusCode.NOT_FOUND and is_client:
-            return  # a server for clients that knows none of ours yet
+            return None  # a server for clients that knows none of ours yet
         if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
-            why = f"nothing answered within {PATIENCE:.0f} s"
-        else:
-            why = "what answers there is no Ray cluster"
-        raise UserError(f"{source} {address}: {why}; {CURE}") from None
+            return f"nothing answered within {PATIENCE:.0f} s"
+        return "what answers there is no Ray cluster"
     finally:
         channel.close()
+    return None
+
+
+def head_answers(ray: Any) -> bool:
+    """Return whether the head of the cluster that this process is connected to answers."""
+    if ray.util.client.ray.is_connected():
+        return True  # Ray watches the connection of a client itself
+    return _problem(ray.get_runtime_context().gcs_address) is None
 
 
 def _interrupt(*_: object) -> None:
@@ -134,7 +140,9 @@ def connected(address: str) -> Iterator[Any]:
         yield ray
         return
     asked, source = _named(address)
-    _check_answers(asked, source)
+    problem = _problem(asked)
+    if problem is not None:
+        raise UserError(f"{source} {asked}: {problem}; {CURE}")
     with _sigterm() as take:
         try:
             ray.init(address=asked, log_to_driver=False, logging_level="ERROR")

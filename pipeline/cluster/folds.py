@@ -106,6 +106,7 @@ def train_models(
                 name=f"{__name__}:train_here",
                 args=(run, folder, dict(info), key, train, part, name),
                 listen=listen,
+                again="it goes on from its last checkpoint",
             )
         )
     most = int(machine.parallel_folds) if machine.parallel_folds.isdecimal() else None

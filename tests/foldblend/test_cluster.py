@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from foldblend.cli import quiet
-from foldblend.cluster import connect, probe
+from foldblend.cluster import cluster, connect, probe
 from foldblend.cluster.cluster import Cluster, Task, opened
 from foldblend.cluster.connect import connected
 from foldblend.cluster.names import check_address
@@ -82,7 +82,7 @@ def test_sigterm_ends_a_command_as_ctrl_c_does_unless_it_is_handled(own, monkeyp
         shutdown=lambda: None,
     )
     monkeypatch.setattr(connect, "_ray", lambda: ray)
-    monkeypatch.setattr(connect, "_check_answers", lambda *_: None)
+    monkeypatch.setattr(connect, "_problem", lambda *_: None)
     try:
         signal.signal(signal.SIGTERM, own or signal.SIG_DFL)
         with contextlib.suppress(KeyboardInterrupt), connected("head:1"):
@@ -209,6 +209,10 @@ def double(number, *, tell):
     return 2 * number
 
 
+def last(seconds, *, tell):
+    time.sleep(seconds)
+
+
 def answers_of(number, versions=None):
     worker = Worker("/nowhere", sys.argv)
     given = probe.versions() if versions is None else versions
@@ -314,7 +318,7 @@ class FakeRay:
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr("foldblend.cluster.cluster.PAUSE", 0.0)
+    monkeypatch.setattr("foldblend.cluster.calls.PAUSE", 0.0)
 
 
 def tasks_of(numbers, **more):
@@ -341,7 +345,7 @@ def test_a_call_whose_node_is_lost_begins_again(quick):
     said = []
     ray = FakeRay(2)
     assert Cluster(ray, said.append).call(tasks_of([4])[0], Share(1, 0)) == 8
-    line = "number 4: was lost, as its node died; it goes on from its last checkpoint"
+    line = "number 4: was lost, as its node died; it begins again"
     assert said == [line, line]
     assert ray.made == 3
 
@@ -359,7 +363,7 @@ def test_a_process_that_was_killed_is_not_said_to_have_run_out_of_memory(quick):
     # Ray names all causes that it can think of.
     ray = FakeRay(1, DiedError("Some common causes include: killed by the OOM killer ... memory"))
     assert Cluster(ray, said.append).call(tasks_of([4])[0], Share(1, 0)) == 8
-    assert "was lost, as its process died, often because memory ran out; it goes on" in said[0]
+    assert "was lost, as its process died, often because memory ran out; it begins" in said[0]
 
 
 def test_a_process_that_cannot_start_is_not_tried_again(quick):
@@ -384,6 +388,24 @@ def test_a_call_for_which_no_node_is_left_says_so(quick):
         "number 4: waits for a node with 11 CPUs; none is left",
         "number 4: waits for a node with 3 GPUs and 2 CPUs; none is left",
     ]
+
+
+def test_a_head_that_does_not_answer_ends_the_calls(quick, monkeypatch):
+    monkeypatch.setattr(cluster, "LOOK", 0.0)
+    answers = iter([True, False, True, *[False] * cluster.MOST_UNANSWERED])
+    monkeypatch.setattr(cluster, "head_answers", lambda ray: next(answers))
+    ray = FakeRay(0)
+    task = Task(title="a", name=f"{THIS}:last", args=(60,))
+    with pytest.raises(UserError, match="the head of the Ray cluster does not answer any more"):
+        Cluster(ray, quiet).call(task, Share(1, 0))
+    assert not ray.alive
+    assert not [*answers]
+
+
+def test_a_client_whose_connection_is_lost_says_so(quick):
+    ray = FakeRay(9, ConnectionError("GRPC connection failed: <_InactiveRpcError ..."))
+    with pytest.raises(UserError, match=r"^number 4: the connection to the Ray cluster was lost$"):
+        Cluster(ray, quiet).call(tasks_of([4])[0], Share(1, 0))
 
 
 def test_what_fails_is_told_after_the_others_are_done(quick):
