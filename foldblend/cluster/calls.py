@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,8 @@ __all__ = ["Calls", "Task"]
 MOST_LOST = 5
 # Seconds before it is begun again, times the number of losses.
 PAUSE = 2.0
+# Seconds in which a call must notice that it is to stop.
+PATIENCE = 10.0
 # Seconds that a call waits for a node before the log says so.
 SILENCE = 30.0
 
@@ -58,7 +61,10 @@ class Calls:
         self.ray = ray
         self.say = say
         self.share = share
-        self._pool = ThreadPoolExecutor(max(1, most))
+        self.most = most
+        self._todo: queue.SimpleQueue[tuple[Future[Any], Task] | None] = queue.SimpleQueue()
+        # Python waits for the threads of an executor, even for one that Ray never returns to.
+        self._threads: list[threading.Thread] = []
         self._workers: set[Any] = set()
         self._stopped = threading.Event()
         self._one = threading.Lock()
@@ -76,11 +82,32 @@ class Calls:
             self._stopped.set()
             for worker in [*self._workers]:
                 self._end(worker)
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for _ in self._threads:
+            self._todo.put(None)
+        for thread in self._threads:
+            thread.join(None if kind is None else PATIENCE)
 
     def submit(self, task: Task) -> Future[Any]:
         """Begin a call as soon as there is room."""
-        return self._pool.submit(self._call, task)
+        future: Future[Any] = Future()
+        self._todo.put((future, task))
+        if len(self._threads) < max(1, self.most):
+            thread = threading.Thread(target=self._serve, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        return future
+
+    def _serve(self) -> None:
+        """Make calls, one after the other."""
+        while (one := self._todo.get()) is not None:
+            future, task = one
+            if self._stopped.is_set():
+                future.cancel()
+                continue
+            try:
+                future.set_result(self._call(task))
+            except BaseException as error:
+                future.set_exception(error)
 
     def _call(self, task: Task) -> Any:
         """Call a function on a node and return its result; if the node is lost, on another one."""

@@ -22,7 +22,7 @@ __all__ = ["Cluster", "Task", "opened"]
 # Seconds between two looks at the head of a cluster, and how many it may leave unanswered. Ray
 # itself gives up after a minute, and ends the process at once.
 LOOK = 5.0
-MOST_UNANSWERED = 4
+MOST_UNANSWERED = 3
 
 
 class Cluster:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from foldblend.cluster import probe
-from foldblend.drafts import held_draft
+from foldblend.drafts import draft_folder
 from foldblend.errors import UserError, counted, in_a_line
 
 __all__ = ["SAME", "Node", "Share", "check_nodes", "nodes_of", "room_of", "share_of", "token_in"]
@@ -115,23 +115,19 @@ class _Token:
     secret: str
 
     def answer(self, node: Node) -> Path:
-        return self.file.with_name(f"{self.file.name}-{node.id[:16]}")
+        return self.file.with_name(node.id)
 
 
 @contextlib.contextmanager
 def token_in(folder: Path) -> Iterator[_Token]:
     """Write a token into a folder for as long as the block lasts."""
     made = [one for one in (folder, *folder.parents) if not one.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with held_draft(folder / "node") as draft:
-            token = _Token(draft.absolute(), secrets.token_hex(8))
+        # Its lock keeps it from a command that sweeps the folder meanwhile.
+        with draft_folder(folder / "node") as draft:
+            token = _Token(draft.absolute() / "token", secrets.token_hex(8))
             token.file.write_text(token.secret, encoding="utf-8")
-            try:
-                yield token
-            finally:
-                for file in folder.glob(f"{draft.name}*"):
-                    file.unlink(missing_ok=True)
+            yield token
     finally:
         # The run makes them, if there is one. Another command may use them already.
         with contextlib.suppress(OSError):
