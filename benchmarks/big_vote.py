@@ -46,7 +46,7 @@ def blended(runs: list[Path], output: Path) -> dict[str, Any]:
     }
 
 
-def measure(folder: Path, num_rows: int, num_test: int) -> dict[str, Any]:
+def measure(folder: Path, num_rows: int, num_test: int, *, has_attributes: bool) -> dict[str, Any]:
     """Write two runs, of which the second is better, and blend them."""
     runs = [
         write_big_run(
@@ -55,6 +55,7 @@ def measure(folder: Path, num_rows: int, num_test: int) -> dict[str, Any]:
             num_test=num_test,
             strength=0.6 + 0.1 * seed,
             seed=seed,
+            has_attributes=has_attributes,
         )
         for seed in range(2)
     ]
@@ -70,14 +71,19 @@ def main() -> None:
     cli.set_defaults(data="drawn runs", device="cpu")
     cli.add_argument("--rows", type=int, nargs="+", default=NUM_ROWS, help="out-of-fold rows")
     cli.add_argument("--tests", type=int, default=0, help="test rows")
+    cli.add_argument("--plain", action="store_true", help="classes without attributes")
     cli.add_argument("--folder", type=Path, help="where the runs are written; default: /tmp")
     args = cli.parse_args()
     results = Results(args, device="cpu")
     for num_rows in args.rows:
         title = f"soft vote of 2 runs of {num_rows:,} + {args.tests:,} rows"
+        title += ", classes without attributes" if args.plain else ""
         if title not in results:
             with tempfile.TemporaryDirectory(dir=args.folder) as root:
-                results.put(title, measure(Path(root) / "runs", num_rows, args.tests))
+                found = measure(
+                    Path(root) / "runs", num_rows, args.tests, has_attributes=not args.plain
+                )
+                results.put(title, found)
         print(f"{title}: {results[title]}", flush=True)
 
 

@@ -102,9 +102,9 @@ def _judge(given_U: np.ndarray, proba_UE: np.ndarray, agree_U: np.ndarray) -> Ju
     threshold_E = _thresholds(given_U, proba_UE)
     own_U = proba_UE[rows, given_U]
     # A label that is nearly as probable as the best value is not contradicted.
-    favoured_UE = proba_UE.copy()
-    favoured_UE[rows, given_U] += SLACK
-    other_U = favoured_UE.argmax(axis=1) != given_U
+    proba_UE[rows, given_U] += SLACK
+    other_U = proba_UE.argmax(axis=1) != given_U
+    proba_UE[rows, given_U] = own_U
     sure_U = proba_UE[rows, best_U] >= threshold_E[best_U] - SLACK
     # A number above a mean is also above the mean of the other numbers, if there are any.
     detectable_U = (
@@ -118,8 +118,10 @@ def _judge(given_U: np.ndarray, proba_UE: np.ndarray, agree_U: np.ndarray) -> Ju
 def judge_units(value_N: np.ndarray, proba_NE: np.ndarray, unit_N: np.ndarray) -> Judged:
     """Return the judgement of units, by the product of the (positive) probabilities of images."""
     # Logarithms, because a product over many images underflows.
-    log_UE = sums_by_code(np.log(proba_NE), unit_N)
-    proba_UE = np.exp(log_UE - log_UE.max(axis=1, keepdims=True))
+    proba_UE = sums_by_code(np.log(proba_NE), unit_N)
+    # In place: of millions of images, each copy takes gigabytes.
+    proba_UE -= proba_UE.max(axis=1, keepdims=True)
+    np.exp(proba_UE, out=proba_UE)
     proba_UE /= proba_UE.sum(axis=1, keepdims=True)
     given_U = np.zeros(len(proba_UE), np.int64)
     given_U[unit_N] = value_N
@@ -147,7 +149,6 @@ def extreme_pairs(
     There is one pair for each two values that occur within a group. The gain is a difference of
     log-likelihoods; as it is a sum over the two images, the best of each can be found separately.
     """
-    log_NE = np.log(proba_NE)
     # Sorted by group, and within a group by value: a cell is the rows of a group with one value.
     order = np.lexsort((value_N, within_N))
     ends = (np.diff(within_N[order]) != 0) | (np.diff(value_N[order]) != 0)
@@ -166,7 +167,7 @@ def extreme_pairs(
         sizes = size_X[cell_U]
         rows = order[np.repeat(start_X[cell_U], sizes) + _places_within(sizes)]
         now, then = (np.repeat(value_X[cells], sizes) for cells in (rival_U, cell_U))
-        gains = log_NE[rows, now] - log_NE[rows, then]
+        gains = np.log(proba_NE[rows, now]) - np.log(proba_NE[rows, then])
         starts = np.cumsum(sizes) - sizes
         gain_U = np.maximum.reduceat(gains, starts)
         best = np.flatnonzero(gains == np.repeat(gain_U, sizes))

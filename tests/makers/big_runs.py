@@ -111,6 +111,7 @@ def write_big_run(
     num_test: int = 0,
     strength: float = 1.0,
     seed: int = 0,
+    has_attributes: bool = True,
 ) -> Path:
     """Write a finished run on the competition's classes in bounded memory; return its folder.
 
@@ -126,6 +127,8 @@ def write_big_run(
         How much the logits depend on the labels.
     seed
         Seed of the logits; images, labels and folds do not depend on it.
+    has_attributes
+        Whether the classes are combinations of attributes.
     """
     folder.mkdir(parents=True)
     digest = _write_oof(folder, num_groups, strength, seed)
@@ -150,7 +153,7 @@ def write_big_run(
             "answers": list(range(len(CLASSES))),
             "attributes": [
                 {"name": one.name, "values": list(one.values), "of_class": list(one.of_class)}
-                for one in ATTRIBUTES
+                for one in (ATTRIBUTES if has_attributes else ())
             ],
             "num_folds": NUM_FOLDS,
             "num_repeats": 1,
