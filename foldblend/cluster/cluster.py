@@ -91,7 +91,7 @@ class Cluster:
             if not isinstance(error, UserError):
                 raise error
         if failed:
-            raise UserError("; ".join(map(str, failed)))
+            raise UserError("; ".join(dict.fromkeys(map(str, failed))))
         return [one.result() for one in waiting]
 
     def together(self, functions: Sequence[Callable[[], Any]]) -> list[Any]:

@@ -26,6 +26,8 @@ def _ray() -> Any:
     """Import Ray. Raises UserError where it is not installed."""
     # Read when Ray is imported; nothing is to be sent to its makers unasked.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Where a connection is lost, Ray must not join another cluster that it finds.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     try:
         import ray
     except ImportError:
