@@ -34,6 +34,21 @@ class Nodes:
         self.nodes.append(node)
         return node
 
+    def workers(self) -> list[int]:
+        """Return the processes that work for us on the nodes; other tests have clusters too."""
+        raylets = {node.all_processes["raylet"][0].process.pid for node in self.nodes}
+        found = []
+        for place in Path("/proc").glob("[0-9]*"):
+            try:
+                name = (place / "cmdline").read_bytes()
+                # The name of the program, which may have blanks, is in parentheses.
+                parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if name.startswith(b"ray::Worker") and parent in raylets:
+                found.append(int(place.name))
+        return found
+
     def kill(self, node: Any) -> None:
         """Kill a node with all of its processes, as a power cut does."""
         self.nodes.remove(node)

@@ -146,27 +146,16 @@ def test_ctrl_c_ends_all_processes_and_keeps_the_checkpoints(nodes, tiny_layout,
     for line in process.stdout:
         if re.search(r"epoch [2-9]/", line):
             break
+    assert nodes.workers()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.strip() == "stopped; the same command continues where it stopped"
     deadline = time.monotonic() + 20
-    while workers() and time.monotonic() < deadline:
+    while nodes.workers() and time.monotonic() < deadline:
         time.sleep(0.5)
-    assert not workers()
+    assert not nodes.workers()
     assert [*tmp_path.glob("a/fold_*/last.ckpt")]
-
-
-def workers():
-    """Return the command lines of all processes that work for us on nodes."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = file.read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        found += [words] if words.startswith("ray::Worker") else []
-    return found
 
 
 def test_a_node_with_another_version_is_refused(nodes, on_ray, tiny_layout, tmp_path):
