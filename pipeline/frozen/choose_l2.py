@@ -22,6 +22,8 @@ NUM_INNER = 3
 # Rows on which the penalty is chosen. Losses are sums over rows, so that a penalty means the same
 # for any number of rows; with so many, the losses of neighbouring penalties hardly differ.
 MOST_ROWS = 2**17
+# Groups that have the rows at least, whatever their size: problems leave out those of a fold.
+LEAST_GROUPS = 50
 
 
 def choose_l2(
@@ -83,7 +85,7 @@ def choose_l2(
     if len(penalties) == 1:
         return np.full(len(weight_ZN), penalties[0]), np.full((len(weight_ZN), 1), np.nan)
     if len(rows_NX) > MOST_ROWS:
-        some_N = _rows_of_some_groups(group_N, seed)
+        some_N = _rows_of_some_groups(group_N, scored_N, seed)
         rows_NX = rows_NX[some_N]
         label_N = label_N[some_N]
         group_N = group_N[some_N]
@@ -142,13 +144,23 @@ def choose_l2(
     return np.asarray(penalties)[loss_ZP.argmin(axis=1)], loss_ZP
 
 
-def _rows_of_some_groups(group_N: np.ndarray, seed: int) -> np.ndarray:
-    """Return which rows are of groups that are drawn at random until they have MOST_ROWS rows."""
+def _rows_of_some_groups(group_N: np.ndarray, scored_N: np.ndarray | None, seed: int) -> np.ndarray:
+    """Return which rows are of groups that are drawn at random until they have MOST_ROWS rows.
+
+    Groups with rows that are scored have the same share of the rows as without a draw. Of these and
+    of the others there are LEAST_GROUPS or more, so that no problem is left with one group.
+    """
     code_N = codes_of(group_N)
     size_G = np.bincount(code_N)
     order_G = np.random.default_rng(seed).permutation(len(size_G))
-    num = int(np.searchsorted(np.cumsum(size_G[order_G]), MOST_ROWS, side="right"))
+    is_scored_G = np.ones(len(size_G), bool)
+    if scored_N is not None:
+        is_scored_G = np.bincount(code_N, scored_N) > 0
     is_drawn_G = np.zeros(len(size_G), bool)
-    # At least two groups, so that one may be held out.
-    is_drawn_G[order_G[: max(num, 2)]] = True
+    for are_scored in (True, False):
+        these = order_G[is_scored_G[order_G] == are_scored]
+        num_rows = np.cumsum(size_G[these])
+        most = MOST_ROWS * size_G[these].sum() / len(code_N)
+        num = int(np.searchsorted(num_rows, most, side="right"))
+        is_drawn_G[these[: max(num, LEAST_GROUPS)]] = True
     return is_drawn_G[code_N]

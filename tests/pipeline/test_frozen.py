@@ -196,6 +196,7 @@ def test_the_penalty_of_many_rows_is_chosen_on_some_groups(monkeypatch):
         lambda rows, *rest, **more: seen.append(rows) or real(rows, *rest, **more),
     )
     monkeypatch.setattr("pipeline.frozen.choose_l2.MOST_ROWS", 50)
+    monkeypatch.setattr("pipeline.frozen.choose_l2.LEAST_GROUPS", 2)
     found = choose_l2(rows, label, group, weight, penalties, **common)
     some = np.array([(seen[0] == row).all(axis=1).any() for row in rows])
     assert 30 < some.sum() <= 50
@@ -204,6 +205,25 @@ def test_the_penalty_of_many_rows_is_chosen_on_some_groups(monkeypatch):
     of_these = choose_l2(rows[some], label[some], group[some], weight[:, some], penalties, **common)
     np.testing.assert_array_equal(found[0], of_these[0])
     np.testing.assert_array_equal(found[1], of_these[1])
+
+
+@pytest.mark.parametrize("num_others", [0, 90])
+def test_the_penalty_is_chosen_on_enough_groups_however_large_they_are(monkeypatch, num_others):
+    """Two folds leave out half of eight groups of 15 rows; other groups of one row are not scored.
+
+    Without a lower limit, a fold would be left with one of these groups, or none.
+    """
+    features, label, _ = simulate(num=120 + num_others)
+    rows_N = np.arange(len(label))
+    scored_N = rows_N < 120
+    group_N = np.where(scored_N, rows_N // 15, rows_N)
+    weight = np.stack([~scored_N | (group_N % 2 != fold) for fold in range(2)]).astype(float)
+    axes = principal_axes(features)
+    arguments = (axes.of(features), label, group_N, weight, (1.0, 0.1))
+    more = {"num_classes": 4, "variance_X": axes.variance_X, "scored_N": scored_N}
+    monkeypatch.setattr("pipeline.frozen.choose_l2.MOST_ROWS", 20)
+    for seed in range(3):
+        assert np.isfinite(choose_l2(*arguments, seed=seed, **more)[1]).all()
 
 
 def test_a_row_of_weight_0_has_no_influence():
