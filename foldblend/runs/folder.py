@@ -124,18 +124,39 @@ def write_table(path: Path, table: pd.DataFrame, logits_NC: np.ndarray | None = 
     def blocks() -> Iterator[pd.DataFrame]:
         return map(block, block_starts(len(table)))
 
-    # The type of a column of objects is seen from all of its rows.
-    whole = table if logits_NC is None else block(slice(0))
-    _write_blocks(path, blocks, whole, needed)
+    empty = block(slice(0))
+    wider = None if logits_NC is None else empty
+    _write_blocks(path, blocks, empty, lambda: _schema_of(table, wider), needed)
 
 
 def write_blocks(path: Path, blocks: Blocks) -> None:
     """Write a table of which no more than a block is in memory; see `write_table`."""
-    _write_blocks(path, blocks, next(iter(blocks())), None)
+    first = next(iter(blocks()))
+    _write_blocks(path, blocks, first, lambda: _schema_of(first), None)
 
 
-def _write_blocks(path: Path, blocks: Blocks, typical: pd.DataFrame, needed: int | None) -> None:
-    """Write blocks, whose types are those of a `typical` one."""
+def _schema_of(table: pd.DataFrame, wider: pd.DataFrame | None = None) -> pyarrow.Schema:
+    """Return the schema of a table, or of a `wider` one that begins with its columns.
+
+    The type of a column of objects, as texts are before pandas 3, is seen from all of its rows.
+    """
+    own = pyarrow.Schema.from_pandas(table, preserve_index=False)
+    if wider is None:
+        return own
+    schema = pyarrow.Schema.from_pandas(wider, preserve_index=False)
+    for place, one in enumerate(own):
+        schema = schema.set(place, one)
+    return schema
+
+
+def _write_blocks(
+    path: Path,
+    blocks: Blocks,
+    typical: pd.DataFrame,
+    schema: Callable[[], pyarrow.Schema],
+    needed: int | None,
+) -> None:
+    """Write blocks with the columns and types of a `typical` one; parquet files need a schema."""
 
     def write(draft: Path) -> None:
         # Of a path, pandas would replace ~, and pyarrow takes none that is no UTF-8.
@@ -143,8 +164,7 @@ def _write_blocks(path: Path, blocks: Blocks, typical: pd.DataFrame, needed: int
             if path.suffix == ".csv":
                 _write_csv(blocks, typical, file)
             else:
-                schema = pyarrow.Schema.from_pandas(typical, preserve_index=False)
-                _write_parquet(blocks(), schema, file)
+                _write_parquet(blocks(), schema(), file)
 
     write_with(path, write, needed=needed)
 

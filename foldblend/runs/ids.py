@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pyarrow
 import pyarrow.compute
 
 __all__ = ["codes_of", "is_increasing", "places_of"]
+
+
+def _texts(names: pd.Series) -> Any:
+    """Return names of any type of pandas as Arrow's texts, also where there are none."""
+    return pyarrow.array(names, pyarrow.large_string())
 
 
 def is_increasing(names: pd.Series) -> bool:
@@ -18,7 +25,7 @@ def is_increasing(names: pd.Series) -> bool:
     >>> is_increasing(pd.Series(["a", "b", "c"])), is_increasing(pd.Series(["a", "a"]))
     (True, False)
     """
-    texts = pyarrow.array(names)
+    texts = _texts(names)
     later = pyarrow.compute.less(texts[:-1], texts[1:])
     return bool(pyarrow.compute.all(later, min_count=0).as_py())
 
@@ -31,9 +38,7 @@ def places_of(wanted: pd.Series, names: pd.Series) -> np.ndarray:
     >>> places_of(pd.Series(["c", "a", "x"]), pd.Series(["a", "b", "c"])).tolist()
     [2, 0, -1]
     """
-    found = pyarrow.compute.index_in(
-        pyarrow.array(wanted), pyarrow.array(names).cast(pyarrow.array(wanted).type)
-    )
+    found = pyarrow.compute.index_in(_texts(wanted), _texts(names))
     return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
 
 

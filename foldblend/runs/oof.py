@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,10 +32,8 @@ def oof_rows(run: Run) -> Rows:
 
 def rows_of(table: pd.DataFrame, group_name: str) -> Rows:
     """Return the labels, groups (by name), repeats and folds of a table."""
-    label_N, group_N, repeat_N, fold_N = (
-        table[name].to_numpy() for name in ("label", "group", "repeat", "fold")
-    )
-    return Rows(label_N, group_N, repeat_N, fold_N, group_name)
+    label_N, repeat_N, fold_N = _numbers(table)
+    return Rows(label_N, table["group"].to_numpy(), repeat_N, fold_N, group_name)
 
 
 def coded_rows(table: pd.DataFrame, group_name: str) -> Rows:
@@ -42,8 +41,13 @@ def coded_rows(table: pd.DataFrame, group_name: str) -> Rows:
 
     Names of millions of rows would take long to sort, and much memory, as Python's texts.
     """
-    label_N, repeat_N, fold_N = (table[name].to_numpy() for name in ("label", "repeat", "fold"))
+    label_N, repeat_N, fold_N = _numbers(table)
     return Rows(label_N, codes_of(table["group"])[0], repeat_N, fold_N, group_name)
+
+
+def _numbers(table: pd.DataFrame) -> Iterator[np.ndarray]:
+    """Yield labels, repeats and folds as int64: files may have int8, whose products overflow."""
+    return (table[name].to_numpy(np.int64) for name in ("label", "repeat", "fold"))
 
 
 def oof_arrays(run: Run, *, coded: bool = False) -> OofArrays:

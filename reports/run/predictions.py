@@ -24,7 +24,9 @@ from reports.run.summary import MOST_NAMED
 __all__ = ["prediction_blocks", "predictions", "predictions_by_group"]
 
 COLUMNS = ("part", "image_id", "group", "repeat", "fold", "true", "predicted", "confidence")
-TEXTS = dict.fromkeys(("part", "image_id", "group", "true", "predicted"), "str")
+# The type of texts: "str", or objects before pandas 3, where "str" would write "None" for no text.
+TEXT = pd.Series(["text"]).dtype
+TEXTS = dict.fromkeys(("part", "image_id", "group", "true", "predicted"), TEXT)
 
 
 def predictions(run: Run, calibration: Calibration) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from foldblend.runs import tables
 from foldblend.runs.broken import BrokenRun
 from foldblend.runs.folder import write_blocks, write_table
 from foldblend.runs.ids import codes_of, is_increasing, places_of
+from foldblend.runs.oof import coded_rows, rows_of
 from foldblend.runs.rows import mean_logits
 from foldblend.runs.run import Run
 from foldblend.scores.calibration import Confidence
@@ -72,11 +73,31 @@ def test_names_are_compared_as_python_does(names):
     assert [name_G[code] for code in code_N] == names
 
 
+@pytest.mark.parametrize("kind", ["str", object, "category"])
+def test_names_may_have_any_type_of_texts(kind):
+    """Files of other programs have them, and those of pandas 2 are objects."""
+    names = pd.Series(["a", "b"], dtype=kind)
+    none = names[:0]
+    assert (is_increasing(names), is_increasing(names[::-1]), is_increasing(none)) == (1, 0, 1)
+    assert places_of(names, names[::-1].astype("str")).tolist() == [1, 0]
+    assert places_of(names.astype("str"), names[::-1]).tolist() == [1, 0]
+    assert places_of(names, none).tolist() == [-1, -1]
+    assert places_of(none, names).tolist() == []
+
+
 @given(NAMES, NAMES)
 def test_places_are_those_of_a_list(names, wanted):
     once = [*dict.fromkeys(names)]
     found = places_of(pd.Series(wanted, dtype="str"), pd.Series(once, dtype="str"))
     assert found.tolist() == [once.index(one) if one in once else -1 for one in wanted]
+
+
+def test_rows_are_of_64_bits_whatever_the_file_has():
+    """Numbers of repeats and folds are multiplied with each other, which int8 is too short for."""
+    number_N = np.array([1, 100], np.int8)
+    table = pd.DataFrame({"label": number_N, "repeat": number_N, "fold": number_N, "group": "a"})
+    for rows in (rows_of(table, "group"), coded_rows(table, "group")):
+        assert {one.dtype for one in (rows.label_N, rows.repeat_N, rows.fold_N)} == {np.dtype("i8")}
 
 
 def test_a_table_is_written_in_row_groups(small, tmp_path):
@@ -173,3 +194,14 @@ def test_texts_of_several_row_groups_are_one_piece(folder, small):
     pyarrow.parquet.write_table(table, folder / "oof.parquet", row_group_size=5)
     for rows in (Run(folder).oof, Run(folder).table("oof", ["image_id"])):
         assert pyarrow.Table.from_pandas(rows)["image_id"].num_chunks == 1
+
+
+def test_texts_may_be_objects(small, tmp_path):
+    """Before pandas 3 all texts are."""
+    names = pd.Series([f"{one:03d}" for one in range(16)], dtype=object)
+    rows = pd.DataFrame({"image_id": names, "label": range(16)}).astype({"image_id": object})
+    logits_NC = np.zeros((16, 3), np.float32)
+    write_table(tmp_path / "a.parquet", rows, logits_NC)
+    found = pd.read_parquet(tmp_path / "a.parquet")
+    assert found["image_id"].tolist() == names.tolist()
+    assert found.columns.tolist() == ["image_id", "label", "logit_0", "logit_1", "logit_2"]
