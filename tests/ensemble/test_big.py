@@ -111,6 +111,9 @@ def test_wrong_rows_are_refused_as_ever(runs, many_rows, change, words):
     assert messages[0] == messages[1]
 
 
+@pytest.mark.skipif(
+    pd.__version__.startswith("2."), reason="pandas 2 has a Python object for each text"
+)
 def test_the_peak_of_a_vote_is_a_few_arrays(tmp_path, many_rows):
     """NumPy's peak is below 50 numbers per row for any number of members, of 18 classes each."""
     runs = [write_big_run(tmp_path / f"{seed}", num_groups=2000, seed=seed) for seed in range(4)]

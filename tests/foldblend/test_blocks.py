@@ -174,6 +174,9 @@ def test_a_large_file_that_has_changed_is_refused(folder, small):
         Run(folder).oof  # noqa: B018
 
 
+@pytest.mark.skipif(
+    pd.__version__.startswith("2."), reason="pandas 2 has a Python object for each text"
+)
 def test_logits_are_in_memory_once(tmp_path, small, monkeypatch):
     """NumPy's part of the peak is that of the array, and little more."""
     monkeypatch.setattr(blocks, "ROWS_AT_ONCE", 1000)
