@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["ALONE", "World", "world_of"]
+__all__ = ["ALONE", "World", "attempt_of", "world_of"]
 
 # torchrun sets all of them. Some clusters set WORLD_SIZE and RANK for whole machines.
 RANK = "RANK"
@@ -50,3 +50,14 @@ def world_of(environ: Mapping[str, str] = os.environ) -> World:
         if size > 1 and all(environ.get(name) for name in NAMES):
             return World(rank, size, local_rank, local_size)
     return ALONE
+
+
+def attempt_of(environ: Mapping[str, str] = os.environ) -> str:
+    """Return how many times torchrun has started the processes again (--max-restarts).
+
+    Examples
+    --------
+    >>> attempt_of({}), attempt_of({"TORCHELASTIC_RESTART_COUNT": "2"})
+    ('0', '2')
+    """
+    return environ.get("TORCHELASTIC_RESTART_COUNT", "0")

@@ -26,7 +26,7 @@ from foldblend.cli import quiet
 from foldblend.errors import UserError, in_a_line
 from foldblend.progress import forget_terminal
 from foldblend.streams import print_aside
-from foldblend.torchrun import ALONE, World
+from foldblend.torchrun import ALONE, World, attempt_of
 from pipeline.config.resolved import resolved
 from pipeline.data.feeding import Feeder
 from pipeline.device import compute_of
@@ -42,7 +42,8 @@ END = "end"
 CONNECT = datetime.timedelta(seconds=60)
 FOREVER = datetime.timedelta(days=365)
 # A failure that all processes meet is told by the leader, which then ends within this time.
-GRACE = datetime.timedelta(seconds=10)
+GRACE_S = 10.0
+POLL_S = 0.1
 WATCH_S = 1.0
 SIGNAL_S = 2.0
 
@@ -71,21 +72,33 @@ class _Words:
                 " torchrun --nproc-per-node, or unset WORLD_SIZE"
             ) from None
         self.store.set_timeout(FOREVER)
+        # torchrun may keep its store when it starts the processes again (--max-restarts).
+        self.store = distributed.PrefixStore(f"foldblend/{attempt_of()}", self.store)
         self.number = 0
 
     def send(self, word: str) -> None:
         self.store.set(self._key(), word)
         self.number += 1
 
-    def wait(self, patience: datetime.timedelta = FOREVER) -> str:
-        """Return the next word. Raises RuntimeError if none comes in time."""
+    def wait(self) -> str:
+        """Return the next word."""
         key = self._key()
-        self.store.wait([key], patience)
+        self.store.wait([key], FOREVER)
         self.number += 1
         return str(self.store.get(key).decode())
 
+    def comes(self, word: str, patience_s: float) -> bool:
+        """Return whether the next word is this one; False if none comes in time."""
+        end = time.monotonic() + patience_s
+        # The store itself would print warnings when its time is over.
+        while not self.store.check([self._key()]):
+            if time.monotonic() >= end:
+                return False
+            time.sleep(POLL_S)
+        return self.wait() == word
+
     def _key(self) -> str:
-        return f"foldblend/{self.number}"
+        return str(self.number)
 
 
 class Leader:
@@ -199,7 +212,7 @@ def serve(world: World) -> int:
     try:
         words = _Words()
     except UserError as error:
-        print_aside(f"error: process {world.rank} of {world.size}: {error}")
+        print_aside(f"error: rank {world.rank} of {world.size}: {error}")
         return 2
     try:
         while (backend := words.wait()) != END:
@@ -217,11 +230,12 @@ def serve(world: World) -> int:
 def _failed(error: Exception, world: World, words: _Words) -> int:
     """Tell of an error, unless the leader does, and return the exit code."""
     with contextlib.suppress(RuntimeError):
-        if words.wait(GRACE) == END:
+        if words.comes(END, GRACE_S):
             return 0
     if is_lost(error):
         return 1
-    place = f"process {world.rank} of {world.size}"
+    # As torchrun counts them in its own account.
+    place = f"rank {world.rank} of {world.size}"
     if isinstance(error, UserError):
         print_aside(f"error: {place}: {error}")
         return 2
