@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -75,6 +76,10 @@ def predict(argv: Sequence[str]) -> int:
 def run_cv(argv: Sequence[str]) -> int:
     """Run the command line of run_cv.py and return its exit code."""
     world = world_of()
+    if world.size > 1:
+        # Torch's own warnings, of which it reads this when it is loaded: each process would print
+        # that it looks for unused weights (see `Team.wrap`), and others that sockets have closed.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if world.rank:
         from pipeline.training.leading import serve
 

@@ -99,8 +99,13 @@ class Team:
         The weights of the leader are copied to the others.
         """
         device = next(model.parameters()).device
+        # Otherwise torch sorts gradients anew after the first step. With three processes, the order
+        # in which the parts of a gradient are added depends on its place, so that a fold that
+        # continues would have other bits.
         return torch.nn.parallel.DistributedDataParallel(
-            model, device_ids=[device] if device.type == "cuda" else None
+            model,
+            device_ids=[device] if device.type == "cuda" else None,
+            find_unused_parameters=True,
         )
 
     def seed(self, place: Sequence[int]) -> None:

@@ -24,7 +24,8 @@ def start(monkeypatch):
 
 
 def test_words_come_in_their_order(start):
-    leader, other = start(0), start(0)
+    leader = start(0)
+    other = start(0)
     leader.send("gloo")
     leader.send(END)
     assert other.wait() == "gloo"
@@ -33,7 +34,8 @@ def test_words_come_in_their_order(start):
 
 def test_processes_that_are_started_again_hear_nothing_of_those_before(start):
     start(0).send(END)
-    again, other = start(1), start(1)
+    again = start(1)
+    other = start(1)
     assert not other.comes(END, 0.0)
     again.send("gloo")
     assert other.wait() == "gloo"

@@ -97,18 +97,35 @@ def test_rows_are_predicted_once_with_the_bits_of_one_process(size, tiny_layout,
             assert np.array_equal(rows.filter(like="logit_").to_numpy(), logits_NC)
 
 
+def kill_within(size, folder, argv):
+    """Start a fold by several processes, and kill them when some of its epochs are logged."""
+    started = start_torchrun(size, *argv)
+    checkpoint = folder / "fold_0" / CHECKPOINT
+    log = checkpoint.with_name("log.csv")
+    wait_for(lambda: log.exists() and checkpoint.exists() and len(pd.read_csv(log)) >= 3)
+    children = kill_all(started)
+    assert len(children) == size
+    wait_for(lambda: not any(map(is_running, children)))
+    assert not (folder / "fold_0" / "done.json").exists()
+
+
+def test_a_fold_of_three_processes_continues_with_equal_bits(tiny_layout, tmp_path):
+    # With three, the order of a sum matters too.
+    whole = torchrun(3, *argv_of(tiny_layout, tmp_path, "whole", *MANY, "--epochs", "8"))
+    assert whole.returncode == 0, whole.stderr
+    argv = argv_of(tiny_layout, tmp_path, "killed", *MANY, "--epochs", "8")
+    kill_within(3, tmp_path / "killed", argv)
+    again = torchrun(3, *argv)
+    assert again.returncode == 0, again.stderr
+    assert "continued at epoch" in again.stdout
+    assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
+
+
 def test_a_killed_fold_continues_with_equal_bits(tiny_layout, tmp_path, cv_command):
     whole = torchrun(2, *argv_of(tiny_layout, tmp_path, "whole", *MANY))
     assert whole.returncode == 0, whole.stderr
     argv = argv_of(tiny_layout, tmp_path, "killed", *MANY)
-    started = start_torchrun(2, *argv)
-    checkpoint = tmp_path / "killed" / "fold_0" / CHECKPOINT
-    log = checkpoint.with_name("log.csv")
-    wait_for(lambda: log.exists() and checkpoint.exists() and len(pd.read_csv(log)) >= 3)
-    children = kill_all(started)
-    assert len(children) == 2
-    wait_for(lambda: not any(map(is_running, children)))
-    assert not (tmp_path / "killed" / "fold_0" / "done.json").exists()
+    kill_within(2, tmp_path / "killed", argv)
     for name in ("other", "damaged"):
         shutil.copytree(tmp_path / "killed", tmp_path / name)
     again = torchrun(2, *argv)
@@ -169,6 +186,23 @@ def test_errors_are_one_line(flags, words, tiny_layout, tmp_path):
     assert "exitcode  : 2" in ran.stderr
     if "--lr" not in flags:
         assert not (tmp_path / "a").exists()
+
+
+def test_an_image_that_one_rank_misses_is_told_in_one_line(layout_copy, tmp_path):
+    argv = argv_of(layout_copy, tmp_path, "a", *MANY, "--cache", "off")
+    started = start_torchrun(2, *argv)
+    wait_for((tmp_path / "a" / "fold_0" / CHECKPOINT).exists)
+    folds = pd.read_csv(tmp_path / "a" / "folds.csv")
+    # Held-out images are predicted in batches of 8, the second of which only rank 1 reads.
+    name = folds.loc[folds["fold"] == 0, "image_id"].iloc[8]
+    file = layout_copy / "train" / "images" / name
+    file.unlink()
+    _, err = started.communicate(timeout=WAIT_S)
+    assert started.returncode != 0
+    (line,) = ours(err)
+    assert f"{file}: No such file" in line
+    assert "rank 1 of 2" in line
+    assert "waitForInput" not in err
 
 
 def test_chosen_epochs_and_refits(tiny_layout, tmp_path):
