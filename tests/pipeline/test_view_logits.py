@@ -11,7 +11,7 @@ import safetensors.torch
 from foldblend.errors import UserError
 from foldblend.runs.folder import file_hash, read_json, write_json, write_table
 from foldblend.runs.run import Run
-from pipeline import view_logits
+from pipeline import view_model
 from pipeline.fold_files import finished_fold
 from pipeline.view_logits import add_views
 from tests.makers.edits import rehash
@@ -59,7 +59,7 @@ def test_saved_models_predict_the_logits_of_training(runs_copy):
 def test_only_missing_views_are_predicted_and_an_interrupted_call_continues(runs_copy, monkeypatch):
     beta = Run(runs_copy / "beta")
     seen = []
-    real = view_logits._see
+    real = view_model._see
 
     def spy(job, model, table, names, draws, **more):
         seen.append((len(table), tuple(names)))
@@ -67,7 +67,7 @@ def test_only_missing_views_are_predicted_and_an_interrupted_call_continues(runs
             raise KeyboardInterrupt
         return real(job, model, table, names, draws, **more)
 
-    monkeypatch.setattr(view_logits, "_see", spy)
+    monkeypatch.setattr(view_model, "_see", spy)
     with pytest.raises(KeyboardInterrupt):
         add_views(beta.path, ("hflip", "scale:1.2"), say=quiet)
     assert kept_views(beta) == ("identity",)
@@ -162,13 +162,13 @@ def test_damaged_files_of_views_are_written_again(runs_copy):
 
 
 def test_logits_that_are_not_finite_are_not_kept(runs_copy, monkeypatch):
-    real = view_logits._see
+    real = view_model._see
 
     def broken(*args, **more):
         found, seconds = real(*args, **more)
         return {name: logits * np.nan for name, logits in found.items()}, seconds
 
-    monkeypatch.setattr(view_logits, "_see", broken)
+    monkeypatch.setattr(view_model, "_see", broken)
     with pytest.raises(UserError, match="fold 0: the logits are not finite"):
         add_views(runs_copy / "beta", ("vflip",), say=quiet)
     assert kept_views(Run(runs_copy / "beta")) == ("identity",)
@@ -184,10 +184,10 @@ def test_crop_of_random_views(tmp_path):
     whole = SimpleNamespace(stored_size=(32, 32), width=32, height=32)
     config = SimpleNamespace(augment=SimpleNamespace(augment="none"))
     job = SimpleNamespace(run=SimpleNamespace(preprocess=cut, config=config))
-    assert not view_logits._draw(job, f"albu:{file}#0").random_crop
-    assert view_logits._draw(job, "train#0").random_crop
+    assert not view_model._draw(job, f"albu:{file}#0").random_crop
+    assert view_model._draw(job, "train#0").random_crop
     with pytest.raises(UserError, match="train#0: the run was trained without augmentation"):
-        view_logits._draw(
+        view_model._draw(
             SimpleNamespace(run=SimpleNamespace(preprocess=whole, config=config)), "train#0"
         )
 
