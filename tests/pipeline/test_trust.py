@@ -527,13 +527,19 @@ def test_pickled_weights_of_a_folder_do_not_run(
 
 
 def test_nothing_is_unpickled():
-    """Every call of torch.load passes weights_only=True, and nothing imports pickle's loader."""
+    """Every call of torch.load passes weights_only=True, and no file is read by pickle's loader.
+
+    Processes on a cluster exchange pickled arguments and results, which are in no file
+    (SECURITY.md).
+    """
     root = Path(fb.__file__).parents[1]
+    messages = [root / "foldblend" / "cluster" / name for name in ("calls.py", "worker.py")]
     for package in ("foldblend", "reports", "folds", "ensemble", "tta", "pipeline"):
         for file in (root / package).rglob("*.py"):
             text = file.read_text()
             assert len(re.findall(r"(?<!safetensors\.)torch\.load\(", text)) == text.count(
                 "weights_only=True"
             ), file
-            assert "pickle.load" not in text
+            assert file in messages or "pickle.load" not in text
+            assert "pickle.load(" not in text
             assert "allow_pickle=True" not in text

@@ -156,7 +156,7 @@ def test_a_journal_on_a_full_disk_names_its_file(tmp_path, monkeypatch):
 
 def test_a_table_on_a_full_disk_tells_the_bytes_that_it_needs(tmp_path, monkeypatch):
     table = pd.DataFrame({"logit_0": np.zeros(1000)})
-    monkeypatch.setattr(pd.DataFrame, "to_parquet", full_disk)
+    monkeypatch.setattr("pyarrow.parquet.ParquetWriter.write_table", full_disk)
     with pytest.raises(UserError, match=r"No space left on device, 8 kB needed, .* free\); free"):
         write_table(tmp_path / "oof.parquet", table)
 
