@@ -1,5 +1,6 @@
 """Commands on a Ray cluster of two nodes, which give the bits of one process."""
 
+import dataclasses
 import re
 import signal
 import subprocess
@@ -11,9 +12,16 @@ import pandas as pd
 import pytest
 
 import foldblend as fb
+from foldblend.cluster.cluster import opened
 from foldblend.errors import UserError
 from foldblend.runs.run import Run
+from pipeline.cluster.speed import room_for, speed_on
+from pipeline.config.settings import make_config
+from pipeline.plan.execute import execute
+from pipeline.prepare import prepare
+from pipeline.time_limit import Clock
 from tests.makers.constants import ROOT
+from tests.makers.plans import TUNED, small_plan
 from tests.makers.ray_clusters import path_of_another, ray_nodes
 
 pytestmark = pytest.mark.slow
@@ -105,18 +113,19 @@ def test_trials_and_plans_train_on_the_nodes(on_ray, tiny_layout, tmp_path):
     )
     assert best.info["status"] == "done"
     assert any(line.startswith("Ray cluster: 3 nodes") for line in lines)
-    plan = fb.plan(
-        time_limit="4m",
-        finetune="full",
-        views="none",
-        output=tmp_path,
-        name="planned",
-        say=lines.append,
-        **given,
-    )
-    assert plan.info["kind"] == "blend"
-    logs = [*(tmp_path / "planned-runs").glob("*/logs/fold_0.log")]
-    assert logs
+    plan = small_plan(tiny_layout, tmp_path, TUNED)
+    plan = dataclasses.replace(plan, settings={**plan.settings, **on_ray})
+    assert execute(plan, Clock(None), say=quiet).info["kind"] == "blend"
+    assert (plan.runs_folder / "tuned" / "logs" / "fold_0.log").is_file()
+
+
+def test_speeds_and_room_for_plans_are_those_of_the_nodes(on_ray, tiny_layout, tmp_path):
+    config = make_config(SETTINGS, data=tiny_layout, folds=2, output=tmp_path, **on_ray)
+    run = prepare(config, quiet)
+    with opened("ray", on_ray["ray_address"], quiet) as cluster:
+        assert room_for(cluster, run) == 2
+        speed = speed_on(cluster, run, learns=True)
+    assert min(speed.read, speed.infer, speed.train) > 0
 
 
 def test_a_client_outside_of_the_cluster_trains_in_it(nodes, tiny_layout, tmp_path):
