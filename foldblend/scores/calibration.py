@@ -24,8 +24,8 @@ __all__ = [
     "Confidence",
     "calibrate",
     "calibration_error",
-    "cross_fitted",
     "error_by_chance",
+    "held_out_temperatures",
     "reliability_bins",
     "summarise_calibration",
 ]
@@ -248,8 +248,10 @@ class Calibration:
         return cls(**fields)
 
 
-def cross_fitted(logits_NC: np.ndarray, rows: Rows) -> np.ndarray | None:
-    """Return probabilities N x C, each fold's with a temperature fitted on the other folds.
+def held_out_temperatures(
+    logits_NC: np.ndarray, rows: Rows
+) -> list[tuple[np.ndarray, float]] | None:
+    """Return the rows of each fold with the temperature that was fitted on the other folds.
 
     Repeats are treated separately. Where folds split groups, groups are dealt to as many parts
     instead. Returns None if a repeat has a single fold or group.
@@ -258,22 +260,19 @@ def cross_fitted(logits_NC: np.ndarray, rows: Rows) -> np.ndarray | None:
         parts = list(outer_parts(rows))
     except ValueError:
         return None
-    proba_NC = np.empty(logits_NC.shape)
-    for _, _, held, others in parts:
-        temperature = best_temperature(logits_NC[others], rows.label_N[others])
-        proba_NC[held] = softmax(logits_NC[held] / temperature)
-    return proba_NC
+    return [
+        (held, best_temperature(logits_NC[others], rows.label_N[others]))
+        for _, _, held, others in parts
+    ]
 
 
 def _cross_fitted(logits_NC: np.ndarray, rows: Rows) -> Confidence | None:
-    """Return what calibration needs of `cross_fitted`."""
-    try:
-        parts = list(outer_parts(rows))
-    except ValueError:
+    """Return the confidence with temperatures of other folds, None where there are none."""
+    temperatures = held_out_temperatures(logits_NC, rows)
+    if temperatures is None:
         return None
     found = Confidence(*(np.empty(len(rows), kind) for kind in (float, float, bool)))
-    for _, _, held, others in parts:
-        temperature = best_temperature(logits_NC[others], rows.label_N[others])
+    for held, temperature in temperatures:
         part = Confidence.of_logits(rows.label_N[held], logits_NC[held], temperature)
         found.own_N[held] = part.own_N
         found.top_N[held] = part.top_N

@@ -7,10 +7,12 @@ Letters of array names in this module: N rows, D features, X principal axes (at 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from foldblend.blocks import block_starts
 from foldblend.errors import UserError
 
 __all__ = ["Axes", "blocks", "own_scales", "principal_axes"]
@@ -82,9 +84,9 @@ def principal_axes(features_ND: np.ndarray) -> Axes:
     return Axes(mean_D, axes_DX / math.sqrt(total), variance / total)
 
 
-def blocks(num_rows: int) -> list[slice]:
-    """Return blocks of rows: float64 copies of all rows at once would take much memory."""
-    return [slice(at, at + AT_ONCE) for at in range(0, num_rows, AT_ONCE)]
+def blocks(num_rows: int) -> Iterator[slice]:
+    """Yield blocks of rows: float64 copies of all rows at once would take much memory."""
+    return block_starts(num_rows, AT_ONCE)
 
 
 def _products(features_ND: np.ndarray, mean_D: np.ndarray) -> np.ndarray:

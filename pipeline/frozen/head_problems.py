@@ -6,8 +6,12 @@ intercept), Z problems, E classes that occur in the rows.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
+
+from foldblend.blocks import block_starts
 
 __all__ = ["ONE_PASS", "TINY", "HeadRows", "Problems", "dot"]
 
@@ -54,8 +58,8 @@ class HeadRows:
         block_NY[:, :-1] = part_NX
         return block_NY
 
-    def _blocks(self) -> list[slice]:
-        return [slice(at, at + BLOCK) for at in range(0, len(self.rows_NX), BLOCK)]
+    def _blocks(self) -> Iterator[slice]:
+        return block_starts(len(self.rows_NX), BLOCK)
 
     def times(self, weight: torch.Tensor, found: torch.Tensor | None = None) -> torch.Tensor:
         """Return the products of all rows with the columns of Y weights, in `found` if given."""

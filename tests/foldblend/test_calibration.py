@@ -5,8 +5,8 @@ import pytest
 
 from foldblend.scores.calibration import (
     calibration_error,
-    cross_fitted,
     error_by_chance,
+    held_out_temperatures,
     reliability_bins,
     summarise_calibration,
 )
@@ -25,6 +25,17 @@ def simulated(num: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, 
     logits = rng.normal(size=(num, 4)) * 2
     label = (softmax(logits).cumsum(axis=1) > rng.random((num, 1))).argmax(axis=1)
     return logits * temperature, label
+
+
+def cross_fitted(logits: np.ndarray, rows: Rows) -> np.ndarray | None:
+    """Return probabilities, each fold's with the temperature of the other folds."""
+    temperatures = held_out_temperatures(logits, rows)
+    if temperatures is None:
+        return None
+    proba = np.full(logits.shape, np.nan)
+    for held, temperature in temperatures:
+        proba[held] = softmax(logits[held] / temperature)
+    return proba
 
 
 def test_calibration_error_by_hand():
