@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch.utils.data import BatchSampler
 
 from foldblend.errors import UserError, counted
 
@@ -92,19 +93,9 @@ class PartBatches:
         return full if self.split is not None else len(range(self.part.rank, full, self.part.size))
 
     def __iter__(self) -> Iterator[list[Any]]:
-        for number, keys in enumerate(_batches(self.sampler, self.size, drop_last=self.drop_last)):
+        batches = BatchSampler(self.sampler, self.size, self.drop_last)
+        for number, keys in enumerate(batches):
             if self.split is not None:
                 yield [keys[row] for row in self.part.rows(len(keys), self.split)]
             elif number % self.part.size == self.part.rank:
                 yield keys
-
-
-def _batches(keys: Iterable[Any], size: int, *, drop_last: bool) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    for key in keys:
-        batch.append(key)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch and not drop_last:
-        yield batch
